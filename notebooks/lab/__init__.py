@@ -1,0 +1,1 @@
+"""The notebooks' bench: experiments, clients, laws and figures."""
