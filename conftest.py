@@ -1,0 +1,168 @@
+"""What pytest does in this repository beyond its settings in pyproject.toml.
+
+Notebooks are tests: nbval runs every code cell of a notebook in one kernel, top to bottom, and fails the cells that
+raise. Some failures raise nothing in a cell, and nbval lets them pass; here they fail too:
+
+    anything on stderr             a warning, a misspelt magic, an exception in a thread, callback or collected task
+    a lost exception               a task failed and nobody awaited it, seen when the notebook ends
+    `raises-exception`             a cell with this tag that raises nothing
+    a dead kernel                  noticed within a second, not after the cell's timeout
+
+With CI set in the environment, every notebook runs twice in its kernel, and a skipped test is a failed test.
+"""
+
+import os
+import time
+from itertools import groupby
+from operator import attrgetter
+from queue import Empty
+from typing import Any
+
+import nbval.plugin
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+ON_CI = bool(os.environ.get("CI"))
+WORKERS = 2  # more would disturb the notebooks' measurements
+
+LOST_EXCEPTIONS = """
+import asyncio, gc, sys
+gc.collect()  # a task in a reference cycle reports its own loss
+for thing in gc.get_objects():
+    if issubclass(type(thing), asyncio.Future) and thing.done() and getattr(thing, "_log_traceback", False):
+        print("nobody awaited", thing, file=sys.stderr)
+"""
+
+
+class WatchedKernel(nbval.plugin.RunningKernel):  # type: ignore[misc]  # nbval has no types
+    """nbval's kernel, which keeps all that reaches stderr and notices its own death.
+
+    nbval itself drops the messages of earlier cells, which is where the output of their background tasks goes.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        import matplotlib.font_manager  # noqa: F401  # the first import on a machine writes a cache and says so on stderr
+
+        self._stderr: list[str] = []
+        super().__init__(*args, **kwargs)
+
+    def get_message(self, stream: str, timeout: float | None = None) -> dict[str, Any]:
+        """Return the next message of `stream`; raise Empty after `timeout` seconds, RuntimeError if the kernel died."""
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while True:
+            try:
+                patience = min(1.0, max(0.0, deadline - time.monotonic()))
+                message: dict[str, Any] = super().get_message(stream, timeout=patience)
+            except Empty:
+                if not self.is_alive():
+                    raise RuntimeError("the kernel died") from None
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                if message["msg_type"] == "stream" and message["content"]["name"] == "stderr":
+                    self._stderr.append(message["content"]["text"])
+                return message
+
+    def take_stderr(self) -> str:
+        """Return what came on stderr since the last call."""
+        text = "".join(self._stderr)
+        self._stderr.clear()
+        return text
+
+    def lost_exceptions(self) -> str:
+        """Return a line for every asyncio task that failed with nobody to see it, and what else is left on stderr."""
+        request = self.execute_cell_input(LOST_EXCEPTIONS, allow_stdin=False)
+        self.await_reply(request, timeout=30)
+        self.await_idle(request, timeout=30)
+        return self.take_stderr()
+
+
+nbval.plugin.RunningKernel = WatchedKernel
+
+
+class SecondRun(IPyNbCell):  # type: ignore[misc]  # nbval has no types
+    """A cell of a notebook that has run to its end and runs again in the same kernel."""
+
+    def reportinfo(self) -> tuple[Any, Any, str]:
+        path, line, description = super().reportinfo()
+        return path, line, f"{description}, second run"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--notebook-runs",
+        type=int,
+        choices=(1, 2),
+        default=2 if ON_CI else 1,
+        help="how often each notebook runs in its kernel (default: 1, on CI 2)",
+    )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share the whole suite between workers; what is named on the command line runs in this process."""
+    return WORKERS if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--notebook-runs") == 1:
+        return
+    once, items[:] = items.copy(), []
+    for parent, group in groupby(once, key=attrgetter("parent")):
+        first_run: list[Any] = list(group)
+        items += first_run
+        if isinstance(parent, IPyNbFile):
+            items += [
+                SecondRun.from_parent(
+                    parent,
+                    name=f"{item.name}, second run",
+                    cell_num=item.cell_num,
+                    cell=item.cell,
+                    options=item.options,
+                )
+                for item in first_run
+            ]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    if not isinstance(item, IPyNbCell):
+        return (yield)
+    try:
+        result = yield
+    finally:
+        stderr = item.parent.kernel.take_stderr()
+    if stderr:
+        item.raise_cell_error(f"While this cell ran, the kernel wrote to stderr:\n{stderr}")
+    if item.options["check_exception"] and not any(output.output_type == "error" for output in item.test_outputs):
+        item.raise_cell_error("The cell is tagged raises-exception and raised nothing")
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    lost = ""
+    if isinstance(item, IPyNbCell) and (nextitem is None or nextitem.parent is not item.parent):
+        kernel = item.parent.kernel
+        if kernel is not None and kernel.is_alive():
+            lost = kernel.lost_exceptions()
+    result = yield
+    if lost:
+        pytest.fail(f"The notebook ended with exceptions that nobody saw:\n{lost}", pytrace=False)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    return _nothing_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Any:
+    return _nothing_skipped((yield))
+
+
+def _nothing_skipped(report: Any) -> Any:
+    if ON_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"Nothing may be skipped on CI: {report.longrepr}"
+    return report
