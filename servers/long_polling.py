@@ -1,0 +1,53 @@
+"""Long polling: the server holds the request until there is news, or until the hold is over.
+
+    client: GET /updates?after=C&wait=30 ─▶ server: holds and waits
+            ◀─ 200 {"updates": [...], "cursor": C'} as soon as there is news, or empty after the hold
+            asks again, at once, from C'
+
+What is published between an answer and the next request is not lost: the cursor remembers (RFC 6202,
+section 2.2, describes the flow).
+"""
+
+import asyncio
+import random
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+
+from servers.feed import Feed
+from servers.service import Service, Source, disconnected
+
+MAX_HOLD = 60.0  # seconds: many proxies cut a silent connection at 60
+
+
+def create_app(feed: Feed, *, jitter: float = 0.1, seed: int | None = None, source: Source | None = None) -> Service:
+    """A server that holds. Each hold is drawn from [(1 - jitter) wait, wait], so that clients spread out."""
+    app = Service("long polling", feed, path="/updates", source=source)
+    rng = random.Random(seed)
+
+    @app.get("/updates", responses={410: {"description": "Cursor too old"}})
+    async def updates(
+        request: Request,
+        after: str | None = None,
+        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 30,
+    ) -> Response:
+        """Everything later than the cursor `after`, held up to `wait` seconds (60 at most) until there is some."""
+        position = feed.position(after)
+        hold = min(wait, MAX_HOLD) * rng.uniform(1 - jitter, 1)
+        if after is not None and position == feed.head and hold:
+            await news_or_gone(request, position, hold)
+        batch = feed.read(position)
+        app.traffic.delivered += len(batch.updates)
+        return Response(batch.body, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def news_or_gone(request: Request, position: int, hold: float) -> None:
+        """Wait for news, the end of the hold, the server's closing, or a client that went away."""
+        news = asyncio.create_task(feed.wait(position, app.closing))
+        gone = asyncio.create_task(disconnected(request))
+        try:
+            await asyncio.wait((news, gone), timeout=hold, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+            gone.cancel()
+
+    return app

@@ -1,0 +1,172 @@
+"""What every server of the course has, so that each model's file holds only its own delivery.
+
+    request ─▶ Traffic (counts, holds) ─▶ the model's route │ / live page │ /healthz │ /metrics │ /docs
+                                             └─ BadCursor, bad parameter: 400 · Gap: 410
+
+A `Service` is a FastAPI application that knows its feed, counts its traffic and can end its own
+streams: `closing` is the signal on which every stream of this server waits besides the news.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from servers.feed import BadCursor, Feed, Gap
+
+HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
+PAGES = Path(__file__).parent / "pages"
+PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere
+
+log = logging.getLogger("servers")
+Source = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Closing:
+    """The signal that this server is about to stop; readers see it when the feed wakes them."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed, self._set = feed, False
+
+    def is_set(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._set
+
+    def close(self) -> None:
+        """From any thread: end this server's streams and held polls. The feed lives on."""
+        self._set = True
+        self._feed.wake()
+
+
+class Traffic(Collector):
+    """What went through one server: plain numbers, changed on its loop only, read by anybody.
+
+    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included.
+    """
+
+    def __init__(self, model: str, feed: Feed) -> None:
+        self.model, self.feed = model, feed
+        self.requests = self.held = self.delivered = self.resets = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of one scrape (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+        counters = {
+            "updates_requests": ("Handshakes, polls and reconnects.", self.requests),
+            "updates_delivered": ("Updates written to clients.", self.delivered),
+            "updates_resets": ("Gap answers: clients told to list again.", self.resets),
+            "updates_published": ("Updates accepted by the feed in this epoch.", self.feed.head),
+        }
+        gauges = {
+            "updates_held": ("Requests in progress: open streams and held polls.", self.held),
+            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.feed.skipped),
+            "updates_history": ("Updates kept for clients that resume.", len(self.feed)),
+        }
+        for family, metrics in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
+            for name, (text, value) in metrics.items():
+                metric = family(name, text, labels=["model"])
+                metric.add_metric([self.model], value)
+                yield metric
+
+
+class Counted:
+    """ASGI middleware that keeps `Traffic` true for one path, however a request ends."""
+
+    def __init__(self, app: ASGIApp, path: str, traffic: Traffic) -> None:
+        self.app, self.path, self.traffic = app, path, traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or not scope["path"].endswith(self.path):
+            return await self.app(scope, receive, send)
+        self.traffic.requests += 1
+        self.traffic.held += 1
+        try:
+            return await self.app(scope, receive, send)
+        finally:
+            self.traffic.held -= 1
+
+
+class Service(FastAPI):
+    """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs."""
+
+    def __init__(self, model: str, feed: Feed, *, path: str, source: Source | None = None) -> None:
+        super().__init__(title=f"File updates by {model}", lifespan=_lifespan, redoc_url=None)
+        self.feed, self.source = feed, source
+        self.closing = Closing(feed)
+        self.traffic = Traffic(model, feed)
+        registry = CollectorRegistry()
+        registry.register(self.traffic)
+        page = PAGES / f"{model.lower().replace(' ', '-')}.html"
+
+        self.add_middleware(Counted, path=path, traffic=self.traffic)
+        self.add_exception_handler(BadCursor, _bad_request)
+        self.add_exception_handler(RequestValidationError, _bad_request)
+        self.add_exception_handler(Gap, _gone)
+        self.mount("/pages", StaticFiles(directory=PAGES))
+
+        @self.get("/", include_in_schema=False)
+        async def live_page() -> Response:
+            return FileResponse(page, headers={"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"})
+
+        @self.get("/healthz")
+        async def health() -> dict[str, str]:
+            """Whether the server answers, and where its log stands."""
+            return {"status": "ok", "model": model, "cursor": feed.cursor}
+
+        @self.get("/metrics")
+        async def metrics() -> Response:
+            """Requests, held connections, deliveries and resets, in Prometheus' text format."""
+            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    assert isinstance(app, Service)
+    if app.source is None:
+        yield
+        return
+    task = asyncio.create_task(app.source(), name="source")
+    task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """A source that fails leaves a server without news: say so in the log, where `stop()` finds it."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("the source of updates failed: %s", error, exc_info=error)
+
+
+async def _bad_request(request: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        text = f"{first['loc'][-1]}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    else:
+        text = str(error)
+    return JSONResponse({"detail": text}, status_code=400)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Gap)
+    assert isinstance(request.app, Service)
+    request.app.traffic.resets += 1
+    return JSONResponse(error.as_dict(), status_code=410, headers={"Cache-Control": "no-store"})
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client of a held request has gone (ASGI: the "http.disconnect" message)."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,37 @@
+"""Short polling: the client asks at an interval, and the server answers at once, news or not.
+
+    client: GET /updates?after=C ─▶ server: 200 {"updates": [...], "cursor": C'}   or   304, nothing new
+            sleep, ask again
+
+The server keeps nothing between two requests. The cursor is also the ETag, so a client that sends it
+back in If-None-Match is answered "304 Not Modified" without a body (RFC 9110, sections 13.1.2, 15.4.5).
+"""
+
+from fastapi import Request, Response
+
+from servers.feed import Feed
+from servers.service import Service, Source
+
+
+def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None = None) -> Service:
+    """A server that answers at once. `poll_interval` (s) is the pace it asks its clients to keep."""
+    app = Service("short polling", feed, path="/updates", source=source)
+    pace = f"{poll_interval:g}"
+
+    @app.get("/updates", responses={304: {"description": "Nothing later"}, 410: {"description": "Cursor too old"}})
+    async def updates(request: Request, after: str | None = None) -> Response:
+        """Everything later than the cursor `after`; without one, an empty list and the cursor of "now"."""
+        batch = feed.read(feed.position(after))
+        etag = f'"{batch.cursor}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Poll-Interval": pace}
+        if not batch.updates and matches(request.headers.get("if-none-match", ""), etag):
+            return Response(status_code=304, headers=headers)
+        app.traffic.delivered += len(batch.updates)
+        return Response(batch.body, media_type="application/json", headers=headers)
+
+    return app
+
+
+def matches(if_none_match: str, etag: str) -> bool:
+    """Whether an If-None-Match header names this entity tag, by weak comparison (RFC 9110, section 13.1.2)."""
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))

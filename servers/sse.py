@@ -1,0 +1,60 @@
+"""Server-Sent Events: one plain HTTP response that does not end; the server writes, the client reads.
+
+    client: GET /events, Last-Event-ID: C ─▶ server: retry: 2000
+                                                     id: C                        (where the stream begins)
+            ◀─ event: update / id: C' / data: {...}                               (for every update)
+            ◀─ event: reset  / id: C' / data: {"reason": ...}                     (some are gone: list again)
+            ◀─ : heartbeat                                                        (a comment, when it is quiet)
+
+The format is the WHATWG HTML standard's, section 9.2. A browser's EventSource remembers the last id and
+sends it back as Last-Event-ID when it reconnects by itself, after `retry` milliseconds.
+"""
+
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from servers.feed import Batch, Feed, Gap
+from servers.service import HEARTBEAT, Service, Source
+
+
+def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, source: Source | None = None) -> Service:
+    """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms."""
+    app = Service("SSE", feed, path="/events", source=source)
+
+    @app.get("/events", response_class=EventSourceResponse)
+    async def events(request: Request, after: str | None = None) -> Response:
+        """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
+        opening = feed.opening(request.headers.get("last-event-id") or after)
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield f"retry: {retry}\n\n".encode() + encode(opening)
+            async for news in feed.follow(opening.position, app.closing):
+                yield encode(news)
+
+        def encode(news: Batch | Gap) -> bytes:
+            if isinstance(news, Gap):
+                app.traffic.resets += 1
+                return reset_block(news)
+            app.traffic.delivered += len(news.updates)
+            return news.encoded(update_blocks)
+
+        return EventSourceResponse(
+            stream(), ping=heartbeat, ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"), sep="\n"
+        )
+
+    return app
+
+
+def update_blocks(batch: Batch) -> bytes:
+    """The batch as event stream blocks; an empty one as a block that has only the id."""
+    if not batch.updates:
+        return f"id: {batch.cursor}\n\n".encode()
+    return b"".join(b"event: update\nid: %b\ndata: %b\n\n" % (u.cursor.encode(), u.json) for u in batch.updates)
+
+
+def reset_block(gap: Gap) -> bytes:
+    """The gap as an event; its id makes the client go on from the head."""
+    return f"event: reset\nid: {gap.cursor}\ndata: {json.dumps(gap.as_dict())}\n\n".encode()

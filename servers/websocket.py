@@ -1,0 +1,133 @@
+"""WebSocket: one handshake, then messages both ways on one TCP connection, until either side closes.
+
+    client: GET /ws?after=C, Upgrade: websocket ─▶ server: 101, {"type": "hello", "cursor": C}
+            ◀─ {"type": "updates", "updates": [...], "cursor": C'}      as they come
+            ─▶ {"type": "filter", "id": 1, "paths": ["reports/"]}       at any moment
+            ◀─ {"type": "filtered", "id": 1, "cursor": C''}             obeyed from here on
+            ◀─ {"type": "reset", "reason": ..., "cursor": C}            some are gone: list again
+
+Close codes (RFC 6455, section 7.4.1): 1001 the server is going, 1008 a message or cursor that breaks the
+rules; a refusal before the handshake is HTTP 403. CORS does not protect WebSockets, so `Origin` is checked.
+"""
+
+import asyncio
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnected, WebSocketState
+
+from servers.feed import BATCH, BadCursor, Batch, Feed, Gap
+from servers.service import Service, Source
+
+GOING_AWAY, POLICY_VIOLATION = 1001, 1008
+LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, while writing
+
+
+def create_app(feed: Feed, *, allow_origins: Collection[str] = (), source: Source | None = None) -> Service:
+    """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example"."""
+    app = Service("WebSocket", feed, path="/ws", source=source)
+
+    @app.websocket("/ws")
+    async def updates(socket: WebSocket, after: str | None = None) -> None:
+        try:
+            opening = feed.opening(after)
+        except BadCursor as error:
+            await socket.close(POLICY_VIOLATION, str(error))
+            return
+        if not admitted(socket, allow_origins):
+            await socket.close(POLICY_VIOLATION, "foreign origin")
+            return
+        await socket.accept()
+        await Connection(app, socket, opening.position).run(opening)
+
+    return app
+
+
+class BrokenRules(ValueError):
+    """A client's message that is not of the protocol; the text is one sentence for it."""
+
+
+class Connection:
+    """One client. `send_updates` and `obey_filters` run side by side; when one fails, so does the other."""
+
+    def __init__(self, app: Service, socket: WebSocket, position: int) -> None:
+        self.app, self.socket = app, socket
+        self.position = self.told = position  # read so far; what the client knows of it
+        self.prefixes: tuple[str, ...] = ("",)  # every path starts with ""
+        self.turn = asyncio.Lock()  # a filter and the messages that obey it keep their order
+
+    async def run(self, opening: Batch | Gap) -> None:
+        """Serve until the client leaves or breaks the rules, or the server closes."""
+        try:
+            async with asyncio.TaskGroup() as both_ways:
+                await self.greet(opening)
+                both_ways.create_task(self.send_updates())
+                await self.obey_filters()
+        except* LEFT:
+            pass
+        except* BrokenRules as broken:
+            if self.socket.application_state is WebSocketState.CONNECTED:
+                await self.socket.close(POLICY_VIOLATION, str(broken.exceptions[0]))
+
+    async def greet(self, opening: Batch | Gap) -> None:
+        if isinstance(opening, Gap):
+            await self.send(opening)
+        else:
+            await self.socket.send_text(json.dumps({"type": "hello", "cursor": opening.cursor}))
+
+    async def send_updates(self) -> None:
+        async for news in self.app.feed.follow(self.position, self.app.closing):
+            async with self.turn:
+                await self.send(news)
+        await self.socket.close(GOING_AWAY)
+
+    async def send(self, news: Batch | Gap) -> None:
+        self.position = news.position
+        if isinstance(news, Gap):
+            self.app.traffic.resets += 1
+            text = json.dumps({"type": "reset"} | news.as_dict())
+        else:
+            if self.prefixes != ("",):
+                updates = tuple(u for u in news.updates if u.path.startswith(self.prefixes))
+                if not updates and news.position - self.told < BATCH:
+                    return  # the next message moves the client's cursor past what was filtered out
+                news = Batch(updates, news.position, news.cursor)
+            self.app.traffic.delivered += len(news.updates)
+            text = news.encoded(updates_message)
+        self.told = news.position
+        await self.socket.send_text(text)
+
+    async def obey_filters(self) -> None:
+        while True:
+            number, prefixes = parse_filter(await self.socket.receive())
+            async with self.turn:
+                self.prefixes, self.told = prefixes, self.position
+                cursor = self.app.feed.cursor_at(self.position)
+                await self.socket.send_text(json.dumps({"type": "filtered", "id": number, "cursor": cursor}))
+
+
+def parse_filter(message: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
+    """The id and path prefixes of a filter message. Raises BrokenRules on another, WebSocketDisconnect on the last."""
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"])
+    try:
+        match json.loads(message.get("text") or ""):
+            case {"type": "filter", "id": int(number), "paths": list(paths)} if all(isinstance(p, str) for p in paths):
+                return number, tuple(paths)
+    except (ValueError, RecursionError):
+        pass
+    raise BrokenRules('a client sends {"type": "filter", "id": number, "paths": [prefix, ...]} as text')
+
+
+def admitted(socket: WebSocket, allow_origins: Collection[str]) -> bool:
+    """Whether the page that opens this socket may: same host, allowed, or not a page (RFC 6455, section 10.2)."""
+    origin = socket.headers.get("origin")
+    return origin is None or origin in allow_origins or urlsplit(origin).netloc == socket.headers.get("host")
+
+
+def updates_message(batch: Batch) -> str:
+    """The batch as one message: {"type": "updates", "updates": [...], "cursor": C}."""
+    return '{"type":"updates",' + batch.body.decode()[1:]
