@@ -1,0 +1,185 @@
+"""The laws that the notebooks predict with, before they measure: closed forms, no simulation.
+
+    a schedule's rate, a client's interval, a link's delay ─▶ a law ─▶ delay, requests, waste, age, cost
+
+Symbols: N clients, T `interval` (s), λ `rate` of updates (per s), d `transit` (s, one way), RTT = 2d,
+x = λT, the updates that one interval sees on average. All times are in seconds. Every law takes numbers
+or numpy arrays where a curve is swept, and gives back what it was given.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+
+def _like(given: Number, value: Any) -> Number:
+    """`value` in the form in which the law was asked: a plain float, which prints as a number, or an array."""
+    answer: Number = value if isinstance(given, np.ndarray) else float(value)
+    return answer
+
+
+def _share_gone(x: Number) -> Number:
+    """(1 - e^-x) / x, and its limit 1 at x = 0."""
+    x_or_1 = np.where(np.equal(x, 0), 1.0, x)
+    return _like(x, np.where(np.equal(x, 0), 1.0, -np.expm1(-x_or_1) / x_or_1))
+
+
+# Short polling: how late an update is. An update falls anywhere in an interval with equal chance, waits
+# for the next poll, and travels one transit. The law needs no more than that the updates do not know the
+# polls' clock: it holds for Poisson and bursty arrivals alike, and fails for periodic ones (aliasing).
+
+
+def polling_mean_delay(interval: Number, transit: float = 0.0) -> Number:
+    """T/2 + d: the mean of a uniform wait on (0, T), and the way back."""
+    return interval / 2 + transit
+
+
+def polling_delay_sd(interval: Number) -> Number:
+    """T/√12: the standard deviation of a uniform wait on (0, T); the transit adds none."""
+    return interval / math.sqrt(12)
+
+
+def polling_delay_quantile(q: Number, interval: float, transit: float = 0.0) -> Number:
+    """qT + d: the delay that a share `q` of the updates does not exceed; `q` = 1 gives the worst, T + d."""
+    return q * interval + transit
+
+
+def polling_max_delay(interval: Number, transit: float = 0.0) -> Number:
+    """T + d: an update that just missed a poll."""
+    return interval + transit
+
+
+def polling_delay_cdf(delay: Number, interval: float, transit: float = 0.0) -> Number:
+    """The share of updates that are no later than `delay` (s): (delay - d)/T, between 0 and 1."""
+    return _like(delay, np.clip((delay - transit) / interval, 0.0, 1.0))
+
+
+# Short polling: how many requests, and what they are good for.
+
+
+def polling_requests(clients: float, seconds: Number, interval: float) -> Number:
+    """N·t/T: the clock alone decides, whatever the rate of updates."""
+    return clients * seconds / interval
+
+
+def polls_on_grid(seconds: float, interval: float, offset: float = 0.0) -> int:
+    """How many polls at offset, offset + T, offset + 2T, ... fall into [0, `seconds`): exact, for one client.
+
+    The numbers are taken as written in decimal, so that 0.3 s of polls every 0.1 s are three, not four.
+    """
+    remaining = Fraction(str(seconds)) - Fraction(str(offset))
+    return max(0, math.ceil(remaining / Fraction(str(interval))))
+
+
+def polling_wasted_share(x: Number) -> Number:
+    """e^-x, x = λT: a poll brings nothing when no update fell into its interval (Poisson arrivals)."""
+    return _like(x, np.exp(-x))
+
+
+def polling_skipped_share(x: Number) -> Number:
+    """1 - (1 - e^-x)/x, x = λT: the share of versions that a client who polls for the *latest* state never sees.
+
+    Of the x updates in an interval only the last is seen, when there is one at all: (1 - e^-x)/x of them.
+    """
+    return 1 - _share_gone(x)
+
+
+def polling_period(interval: Number, transit: float = 0.0, service: float = 0.0) -> Number:
+    """T + RTT + service time: how often a client really asks that sleeps T *after* each answer."""
+    return interval + 2 * transit + service
+
+
+# Short polling: how old the client's copy is, of one file that changes at rate λ (Poisson). A copy is as
+# the server was d before it arrived, and serves until the next one comes: its age runs from d to T + d.
+
+
+def polling_copy_age(interval: Number, transit: float = 0.0) -> Number:
+    """T/2 + d (s): how long ago, on average over time, the server looked as the client's copy does."""
+    return interval / 2 + transit
+
+
+def polling_fresh_share(rate: float, interval: Number, transit: float = 0.0) -> Number:
+    """e^-λd · (1 - e^-x)/x: the share of time in which the copy equals the original.
+
+    A copy of age a is still true with probability e^-λa; averaged over a in (d, T + d).
+    Source, for d = 0: Cho and Garcia-Molina, "Effective page refresh policies for Web crawlers" (2003).
+    """
+    return math.exp(-rate * transit) * _share_gone(rate * interval)
+
+
+def polling_staleness(rate: float, interval: Number, transit: float = 0.0) -> Number:
+    """T/2 + d - (1 - F)/λ, F the fresh share: how long the copy has been out of date (s), on average over time.
+
+    A copy of age a has been out of date for a - (1 - e^-λa)/λ on average, 0 while it is true; averaged
+    over a in (d, T + d). Source, for d = 0: the "age" of Cho and Garcia-Molina (2003).
+    """
+    if rate == 0:
+        return 0.0 * interval
+    return interval / 2 + transit - (1 - polling_fresh_share(rate, interval, transit)) / rate
+
+
+# Short polling: which interval is best, if a request and a second of delay have a price.
+
+
+def polling_cost(interval: Number, rate: float, request: float, delay: float, transit: float = 0.0) -> Number:
+    """a/T + bλ(T/2 + d): what one client costs per second.
+
+    `request` (a) is the price of one request, useful or not; `delay` (b) that of one update being one
+    second late for this client. It is assumed that both add up linearly: the second second of delay
+    costs as much as the first.
+    """
+    return request / interval + delay * rate * (interval / 2 + transit)
+
+
+def polling_best_interval(rate: Number, request: float, delay: float) -> Number:
+    """√(2a / (bλ)): the interval (s) where `polling_cost` is least, because there a/T² = bλ/2.
+
+    A rate four times as high only halves the interval. At the best interval requests and waiting cost
+    the same. It is the square-root law of stock keeping (Harris, "How many parts to make at once", 1913).
+    """
+    return _like(rate, np.sqrt(2 * request / (delay * rate)))
+
+
+def polling_cost_of_missing(ratio: Number) -> Number:
+    """(r + 1/r)/2, r = T / best T: the cost relative to the least (d = 0). Twice off costs 25 % more, not 100 %."""
+    return (ratio + 1 / ratio) / 2
+
+
+# Short polling: what happens when the clocks know each other.
+
+
+def jitter_delay_factor(jitter: Number) -> Number:
+    """1 + j²/3: what intervals drawn from T(1 ± j) do to the mean wait; ± 10 % cost 0.33 %.
+
+    An update falls into a long interval more often than into a short one, so the mean wait is
+    E[T²] / 2E[T] (the waiting-time paradox), and the variance of a uniform T(1 ± j) is T²j²/3.
+    """
+    return 1 + jitter**2 / 3
+
+
+def aliased_delays(interval: float, every: float, phase: float = 0.0, transit: float = 0.0) -> NDArray[np.float64]:
+    """The only delays (s, ascending) that updates at `phase` + n·`every` can have, polled at 0, T, 2T, ...
+
+    With every/T = p/q in lowest terms the updates fall on q places of the interval, T/q apart: for q = 1
+    every single update is equally late. Only for large q does the delay fill (0, T) as for random arrivals.
+    """
+    period, spacing = Fraction(str(interval)), Fraction(str(every))
+    places = (spacing / period).denominator
+    waits = {(-(Fraction(str(phase)) + n * spacing)) % period for n in range(places)}
+    return np.array(sorted(float(wait) + transit for wait in waits))
+
+
+def beat_period(interval: float, every: float) -> float:
+    """How long (s) the delay of updates near a multiple of T apart takes to drift once through (0, T).
+
+    Each update shifts by the distance of `every` from that multiple; infinite when it is one.
+    """
+    period, spacing = Fraction(str(interval)), Fraction(str(every))
+    shift = spacing % period
+    shift = min(shift, period - shift)
+    return float(spacing * period / shift) if shift else math.inf
