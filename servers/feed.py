@@ -84,6 +84,7 @@ class Batch:
 
     def __init__(self, updates: tuple[Update, ...], position: int, cursor: str) -> None:
         self.updates, self.position, self.cursor = updates, position, cursor
+        self.start = position - len(updates)
         self._encodings: dict[Callable[..., Any], Any] = {}
 
     def encoded(self, encode: "Callable[[Batch], Encoded]") -> Encoded:
@@ -236,14 +237,15 @@ class Feed:
 
     def read(self, position: int) -> Batch:
         """What is later than `position`, oldest first, at most BATCH updates; Gap when some of it is gone."""
+        latest = self._latest
+        if latest.position == self._head and latest.start == position:
+            return latest  # what the reader before this one got
         with self._lock:
             if position < self._head - len(self._log):
                 raise self._gap("expired")
             end = min(self._head, position + BATCH)
-            latest = self._latest
-            if latest.position != end or latest.position - len(latest.updates) != position:
-                updates = tuple(self._log[seq] for seq in range(position + 1, end + 1))
-                self._latest = latest = Batch(updates, end, self.cursor_at(end))
+            updates = tuple(self._log[seq] for seq in range(position + 1, end + 1))
+            self._latest = latest = Batch(updates, end, self.cursor_at(end))
             return latest
 
     def opening(self, cursor: str | None) -> Batch | Gap:
@@ -258,10 +260,11 @@ class Feed:
 
     async def follow(self, position: int, closing: Closing) -> AsyncIterator[Batch | Gap]:
         """Everything later than `position`, as it comes, until `closing`. After a Gap it goes on from the head."""
-        while True:
-            await self.wait(position, closing)
-            if closing.is_set():
-                return
+        bell = self._bell()
+        while not closing.is_set():
+            if position >= self._head:
+                await bell.heard()  # as in wait(), without a coroutine more for every update and client
+                continue
             news: Batch | Gap
             try:
                 news = self.read(position)
@@ -273,8 +276,8 @@ class Feed:
     async def wait(self, position: int, closing: Closing) -> None:
         """Return once something later than `position` is in the log, or `closing` is set."""
         bell = self._bell()
-        # No hole between looking and waiting: a publish moves the head before it rings, and the ring
-        # runs on this loop, so never between these two lines.
+        # No hole between looking and waiting: a publish moves the head before it rings, and the bell
+        # wakes on this loop, so never between these two lines.
         while position >= self._head and not closing.is_set():
             await bell.heard()
 
