@@ -1,0 +1,186 @@
+"""CPU per delivery and memory per connection of each server, beside the recipe that tutorials give.
+
+    python tests/benchmarks/fan_out.py [--clients 500] [--rate 10] [--seconds 8] [--rounds 3] [PAIR ...]
+
+Every server runs in a process of its own; the load is made here, by raw asyncio protocols. The two sides
+of a pair take turns within one run, and only their ratio is worth quoting: absolute times are the machine's.
+"""
+
+import argparse
+import asyncio
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+MARK = b'"seq":'
+HERE = Path(__file__).parent
+ALL = ("sse", "websocket", "long-polling", "short-polling")
+RECIPE = {"sse": "sse", "websocket": "ws", "long-polling": "long", "short-polling": "short"}
+POLL_EVERY = 0.5  # seconds
+
+
+class Client(asyncio.Protocol):
+    """A connection that asks once (a stream) or again after every answer (a poll), and counts what it gets."""
+
+    def __init__(self, load: "Load") -> None:
+        self.load, self.tail, self.answer, self.cursor = load, b"", b"", "0"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.load.open += 1
+        self.ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.load.open -= 1
+
+    def ask(self) -> None:
+        if not self.transport.is_closing():
+            self.load.requests += 1
+            self.transport.write(self.load.request(self.cursor))
+
+    def data_received(self, data: bytes) -> None:
+        seen = self.tail + data
+        self.load.deliveries += seen.count(MARK)
+        self.tail = seen[-len(MARK) + 1 :]
+        if self.load.polls:
+            self.answer += data
+            self.take_answer()
+
+    def take_answer(self) -> None:
+        head, found, body = self.answer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if not found or (length and len(body) < int(length[1])):
+            return
+        self.answer = b""
+        if cursor := re.search(rb'"cursor":"?([0-9a-z-]+)', body):
+            self.cursor = cursor[1].decode()
+        if self.load.model == "long-polling":
+            self.ask()
+        else:
+            asyncio.get_running_loop().call_later(POLL_EVERY, self.ask)
+
+
+@dataclass
+class Load:
+    """All clients of one server, and what they counted together."""
+
+    model: str
+    ours: bool
+    port: int
+    open: int = 0
+    requests: int = 0
+    deliveries: int = 0
+    transports: list[asyncio.BaseTransport] = field(default_factory=list)
+
+    @property
+    def polls(self) -> bool:
+        return self.model.endswith("polling")
+
+    def request(self, cursor: str) -> bytes:
+        lines = [b"Host: 127.0.0.1"]
+        if self.model == "sse":
+            target = "/events"
+        elif self.model == "websocket":
+            target = "/ws"
+            lines += [b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13"]
+            lines += [b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+            lines += [b"Sec-WebSocket-Extensions: permessage-deflate"]  # as browsers offer
+        else:
+            target = f"/updates?after={cursor}" + ("&wait=30" if self.model == "long-polling" else "")
+        return f"GET {target} HTTP/1.1\r\n".encode() + b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def connect(self, clients: int) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(clients):
+            transport, _ = await loop.create_connection(lambda: Client(self), "127.0.0.1", self.port)
+            self.transports.append(transport)
+
+    def close(self) -> None:
+        for transport in self.transports:
+            transport.close()
+
+
+@dataclass
+class Result:
+    """Of one server in one round."""
+
+    cpu_per_million: float  # CPU seconds per million deliveries (per million requests for the polls)
+    kib_per_connection: float
+
+
+async def measure(model: str, ours: bool, options: argparse.Namespace, recipe: str = "") -> Result:
+    port = free_port()
+    if ours:
+        command = [sys.executable, "-m", "servers", model, "--port", str(port), "--rate", str(options.rate)]
+    else:
+        command = [sys.executable, str(HERE / "recipes.py"), recipe or RECIPE[model], str(port), str(options.rate)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+    try:
+        return await under_load(psutil.Process(process.pid), Load(model, ours, port), options)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def under_load(server: psutil.Process, load: Load, options: argparse.Namespace) -> Result:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await load.connect(1)
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+    await asyncio.sleep(1)
+    empty = server.memory_info().rss
+    await load.connect(options.clients - 1)
+    await asyncio.sleep(2)  # the handshakes are over; the first updates went through
+    memory = (server.memory_info().rss - empty) / 1024 / options.clients
+    before, units = sum(server.cpu_times()[:2]), load.requests if load.polls else load.deliveries
+    await asyncio.sleep(options.seconds)
+    used = sum(server.cpu_times()[:2]) - before
+    units = (load.requests if load.polls else load.deliveries) - units
+    if load.open < options.clients:
+        raise RuntimeError(f"{load.model}: only {load.open} of {options.clients} connections are open")
+    load.close()
+    return Result(used / units * 1e6, memory)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("pairs", nargs="*", default=ALL, metavar="PAIR", help=", ".join(ALL))
+    p.add_argument("--clients", type=int, default=500)
+    p.add_argument("--rate", type=float, default=10)
+    p.add_argument("--seconds", type=float, default=8)
+    p.add_argument("--rounds", type=int, default=3)
+    options = p.parse_args()
+    print(f"{options.clients} clients, {options.rate:g} updates/s, medians of {options.rounds} rounds")
+    print(f"{'model':15}{'unit':12}{'recipe CPU':>12}{'ours':>8}{'ratio':>8}{'recipe KiB':>13}{'ours':>8}")
+    for model in options.pairs:
+        ours, theirs = [], []
+        for _ in range(options.rounds):
+            theirs.append(asyncio.run(measure(model, False, options)))
+            ours.append(asyncio.run(measure(model, True, options)))
+        ratio = statistics.median(t.cpu_per_million / o.cpu_per_million for t, o in zip(theirs, ours, strict=True))
+        cpu = [statistics.median(r.cpu_per_million for r in side) for side in (theirs, ours)]
+        kib = [statistics.median(r.kib_per_connection for r in side) for side in (theirs, ours)]
+        unit = "request" if model.endswith("polling") else "delivery"
+        print(f"{model:15}{unit:12}{cpu[0]:12.1f}{cpu[1]:8.1f}{ratio:7.2f}x{kib[0]:13.1f}{kib[1]:8.1f}", flush=True)
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()
