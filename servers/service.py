@@ -9,13 +9,16 @@ streams: `closing` is the signal on which every stream of this server waits besi
 
 import asyncio
 import contextlib
+import importlib.resources
 import logging
+import mimetypes
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -27,8 +30,10 @@ from servers.feed import BadCursor, Feed, Gap
 
 HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
 PAGES = Path(__file__).parent / "pages"
+SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere
 
+mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")
 Source = Callable[[], Coroutine[Any, Any, None]]
 
@@ -100,7 +105,7 @@ class Service(FastAPI):
     """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs."""
 
     def __init__(self, model: str, feed: Feed, *, path: str, source: Source | None = None) -> None:
-        super().__init__(title=f"File updates by {model}", lifespan=_lifespan, redoc_url=None)
+        super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
         self.feed, self.source = feed, source
         self.closing = Closing(feed)
         self.traffic = Traffic(model, feed)
@@ -112,11 +117,23 @@ class Service(FastAPI):
         self.add_exception_handler(BadCursor, _bad_request)
         self.add_exception_handler(RequestValidationError, _bad_request)
         self.add_exception_handler(Gap, _gone)
-        self.mount("/pages", StaticFiles(directory=PAGES))
+        self.servers = [{"url": ".", "description": "this server"}]  # beside /openapi.json, wherever a proxy puts that
+        self.mount("/pages", Assets(directory=PAGES))
+        self.mount("/swagger-ui", Assets(directory=SWAGGER_UI))
 
         @self.get("/", include_in_schema=False)
         async def live_page() -> Response:
             return FileResponse(page, headers={"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"})
+
+        @self.get("/docs", include_in_schema=False)
+        async def documentation() -> Response:
+            return get_swagger_ui_html(
+                openapi_url="openapi.json",
+                title=self.title,
+                swagger_js_url="swagger-ui/swagger-ui-bundle.js",
+                swagger_css_url="swagger-ui/swagger-ui.css",
+                swagger_favicon_url="pages/icon.svg",
+            )
 
         @self.get("/healthz")
         async def health() -> dict[str, str]:
@@ -127,6 +144,16 @@ class Service(FastAPI):
         async def metrics() -> Response:
             """Requests, held connections, deliveries and resets, in Prometheus' text format."""
             return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class Assets(StaticFiles):
+    """Static files that a browser asks about each time, so that an edited page is seen at once."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, or 304."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 @contextlib.asynccontextmanager
