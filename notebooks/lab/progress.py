@@ -1,0 +1,47 @@
+"""A progress bar for what takes longer than two seconds, for a person who waits, and gone when it is over.
+
+Nothing is drawn when a machine executes the notebook: its page would keep a bar that never moves again.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from IPython.core.getipython import get_ipython
+from tqdm.auto import tqdm
+
+WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
+
+
+@contextlib.asynccontextmanager
+async def progress(seconds: float, what: str) -> AsyncIterator[None]:
+    """Show a bar that fills in `seconds` while the block runs, named `what`."""
+    if seconds <= WORTH_IT or not watched():
+        yield
+        return
+    drawing = asyncio.create_task(_draw(seconds, what))
+    try:
+        yield
+    finally:
+        drawing.cancel()
+        await asyncio.wait({drawing})
+
+
+async def _draw(seconds: float, what: str) -> None:
+    begin = time.perf_counter()
+    with tqdm(total=seconds, desc=what, leave=False, bar_format="{desc} {bar} {n:.0f} of {total:.0f} s") as bar:
+        while True:
+            bar.n = min(time.perf_counter() - begin, seconds)
+            bar.refresh()
+            await asyncio.sleep(0.2)
+
+
+def watched() -> bool:
+    """Whether somebody sits in front: at a terminal, or at a notebook that could also ask a question (`input()`)."""
+    shell: Any = get_ipython()
+    if not hasattr(shell, "get_parent"):
+        return sys.stderr.isatty()
+    return bool(shell.get_parent().get("content", {}).get("allow_stdin"))

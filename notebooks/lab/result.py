@@ -1,0 +1,245 @@
+"""What an experiment gives back: every request and every delivery as it was, and the numbers counted from them.
+
+    requests, deliveries, publications (raw, seconds) ─▶ Run ─▶ counts, delays ─▶ one line, a table, figures
+
+All times are seconds since the schedule began; what happened before, while the clients started, is negative.
+"""
+
+import html
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.schedule import Schedule
+
+LIVE, VIRTUAL = "LIVE", "VIRTUAL"
+
+
+class Publication(NamedTuple):
+    """An update entering the log: its number, the planned and the real moment (s), and the file it is about."""
+
+    seq: int
+    planned: float
+    at: float
+    path: str
+
+
+class Request(NamedTuple):
+    """A handshake, poll or reconnect: who asked, from when to when it was open (s), and how many updates it brought."""
+
+    client: int
+    start: float
+    end: float
+    updates: int
+    failed: bool
+
+
+class Delivery(NamedTuple):
+    """An update in a client's hands, at a moment (s)."""
+
+    client: int
+    seq: int
+    at: float
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """One model, one schedule, `clients` clients, from `begin` (the first client's start, s) to `end`.
+
+    `mode` is LIVE (real sockets, real time) or VIRTUAL. `server_requests` is the server's own count.
+    Bytes on the wire are None where they were not measured.
+    """
+
+    model: str
+    label: str
+    mode: str
+    clients: int
+    schedule: Schedule
+    begin: float
+    end: float
+    server_requests: int
+    published: Sequence[Publication] = field(compare=False)
+    all_requests: Sequence[Request] = field(compare=False)
+    all_deliveries: Sequence[Delivery] = field(compare=False)
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first client's start to the end of the observation."""
+        return self.end - self.begin
+
+    @property
+    def requests(self) -> int:
+        """Handshakes, polls and reconnects that the clients made, those before the first update included."""
+        return len(self.all_requests)
+
+    @property
+    def useful(self) -> int:
+        """Requests that brought at least one update."""
+        return sum(request.updates > 0 for request in self.all_requests)
+
+    @property
+    def wasted(self) -> int:
+        """Requests that brought nothing."""
+        return self.requests - self.useful
+
+    def requests_between(self, start: float, end: float) -> list[Request]:
+        """The requests made in [start, end) (s): what a law about a steady state is held against."""
+        return [request for request in self.all_requests if start <= request.start < end]
+
+    @property
+    def held_seconds(self) -> float:
+        """Seconds that requests were open, all clients added up: what the server had to hold."""
+        return sum(request.end - request.start for request in self.all_requests)
+
+    @cached_property
+    def held_peak(self) -> int:
+        """The most requests that were open at one moment."""
+        steps = [(request.start, 1) for request in self.all_requests] + [(r.end, -1) for r in self.all_requests]
+        return int(np.cumsum([step for _, step in sorted(steps)]).max(initial=0))
+
+    @property
+    def expected(self) -> int:
+        """Deliveries there should be: every update to every client, once."""
+        return self.clients * len(self.published)
+
+    @property
+    def deliveries(self) -> int:
+        """Deliveries there were, repeated ones included."""
+        return len(self.all_deliveries)
+
+    @cached_property
+    def first_deliveries(self) -> dict[tuple[int, int], float]:
+        """(client, seq) to the moment (s) of its first delivery, for the updates of this run."""
+        ours = {publication.seq for publication in self.published}
+        first: dict[tuple[int, int], float] = {}
+        for client, seq, at in self.all_deliveries:
+            if seq in ours:
+                first.setdefault((client, seq), at)
+        return first
+
+    @property
+    def lost(self) -> int:
+        """Deliveries that never came."""
+        return self.expected - len(self.first_deliveries)
+
+    @property
+    def unexpected(self) -> int:
+        """Deliveries of updates that are not of this run: something else published into the same feed."""
+        ours = {publication.seq for publication in self.published}
+        return sum(delivery.seq not in ours for delivery in self.all_deliveries)
+
+    @property
+    def duplicated(self) -> int:
+        """Deliveries of an update that the client had already."""
+        times = Counter((client, seq) for client, seq, _ in self.all_deliveries)
+        return sum(times.values()) - len(times)
+
+    @property
+    def out_of_order(self) -> int:
+        """First deliveries of an update after a later one."""
+        newest: dict[int, int] = {}
+        late = 0
+        for client, seq in self.first_deliveries:
+            late += seq < newest.get(client, 0)
+            newest[client] = max(seq, newest.get(client, 0))
+        return late
+
+    @cached_property
+    def delays(self) -> NDArray[np.float64]:
+        """Seconds from publication to first delivery, one for each delivery that came, in the order they came."""
+        published = {publication.seq: publication.at for publication in self.published}
+        return np.array([at - published[seq] for (_, seq), at in self.first_deliveries.items()])
+
+    def delay(self, q: float) -> float:
+        """The delay (s) that a share `q` of the *expected* deliveries did not exceed; infinite for the lost ones."""
+        delays = np.sort(self.delays)
+        rank = max(int(np.ceil(q * self.expected - 1e-9)), 1)
+        return float(delays[rank - 1]) if rank <= len(delays) else float("inf")
+
+    @property
+    def mean_delay(self) -> float:
+        """The mean delay (s) of what arrived; NaN when nothing did."""
+        return float(self.delays.mean()) if len(self.delays) else float("nan")
+
+    @property
+    def lateness(self) -> float:
+        """How much later than planned (s) the latest publication was: the sender's own unpunctuality."""
+        return max((publication.at - publication.planned for publication in self.published), default=0.0)
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({self.label}, {self.mode}: {count(self.clients, 'client')}, {count(len(self.published), 'update')}, "
+            f"{count(self.requests, 'request')} ({self.wasted:,} wasted), "
+            f"{self.expected - self.lost:,}/{self.expected:,} delivered, "
+            f"delay p50 {seconds(self.delay(0.5))}, p95 {seconds(self.delay(0.95))})"
+        )
+
+    def _repr_html_(self) -> str:
+        return table([self])._repr_html_()
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 request", "1,200 requests"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def seconds(value: float) -> str:
+    """A duration as one would say it, two or three digits and the unit that suits: "1.2 ms", "252 ms", "4.03 s"."""
+    if not np.isfinite(value):
+        return "never" if value > 0 else "-"
+    if abs(value) >= 0.9995:
+        return f"{value:.3g} s" if abs(value) < 1000 else f"{value:,.0f} s"
+    thousandths = 1000 * value
+    return f"{thousandths:.0f} ms" if abs(thousandths) >= 99.5 else f"{thousandths:.2g} ms"
+
+
+class Table:
+    """Runs side by side: an HTML table in a notebook, aligned text elsewhere."""
+
+    head: tuple[str, ...] = (
+        *("model", "clients", "updates", "requests", "wasted", "held at most"),
+        *("delivered", "lost", "twice", "out of order", "delay p50", "p95", "max"),
+    )
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.rows = [self._row(run) for run in runs]
+
+    def _row(self, run: Run) -> tuple[str, ...]:
+        counts = (run.requests, run.wasted, run.held_peak, run.expected - run.lost)
+        wrong = (run.lost, run.duplicated, run.out_of_order)
+        delays = (run.delay(0.5), run.delay(0.95), run.delay(1.0))
+        return (
+            f"{run.label} ({run.mode})",
+            *(f"{n:,}" for n in (run.clients, len(run.published), *counts, *wrong)),
+            *(seconds(delay) for delay in delays),
+        )
+
+    def __repr__(self) -> str:
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.head)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(row[0])}</th>'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def table(runs: Iterable[Run]) -> Table:
+    """The runs as rows of one table."""
+    return Table(runs)
