@@ -243,7 +243,7 @@ def _timeline_title(runs: Sequence[Run]) -> str:
 
 
 def _worst(runs: Sequence[Run], q: float, what: str) -> str:
-    """A title's finding: who loses most, or when a share `q` of the deliveries has come to the slowest and the others."""
+    """A title's finding: who loses most, or when a share `q` of the deliveries has come, slowest and others."""
     slow = max(runs, key=lambda run: (run.lost, run.delay(q)))
     if slow.lost:
         return f"{_upper(slow.label)}: {_percent(slow.lost, slow.expected)} of the deliveries never come"
