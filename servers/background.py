@@ -5,17 +5,18 @@
     server.stop()           # ends its streams, joins the thread, raises what the server logged as errors
 
 The order of a stop matters. uvicorn alone waits for ever for an open stream, and with a time limit it
-cuts it with a traceback. So the application ends its own streams first (`app.closing.close()`), they
-return as any response does, and then uvicorn has nothing to wait for.
+cuts it with a traceback. So it stops listening, the application ends its own streams (`app.closing.close()`),
+they return as any response does, and then uvicorn has nothing to wait for.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import threading
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,9 +24,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from servers.service import HEARTBEAT
 
 START_LIMIT = 10.0  # seconds until a server that does not accept connections is given up
-CLEAN_LIMIT = 0.5  # seconds that open streams get to end by themselves before they are cut
+CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
 STOP_LIMIT = 5.0  # seconds until a thread that does not end is reported
 LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncio", "servers", "sse_starlette.sse")
+
+log = logging.getLogger("servers")
 
 
 class ServerError(RuntimeError):
@@ -62,11 +65,17 @@ class Server:
         self.app = app
         self.errors: list[logging.LogRecord] = []
         self._cause: BaseException | None = None
-        self._uvicorn = _Uvicorn(uvicorn.Config(self._watched, host, port, **uvicorn_options(heartbeat)))
+        config = uvicorn.Config(self._watched, host, port, **uvicorn_options(heartbeat))
+        self._uvicorn = _Uvicorn(config, getattr(app, "closing", None))
         self._thread = threading.Thread(target=self._run, name=f"server of {host}:{port}", daemon=True)
         self._silence = _Silence(self)  # while it starts, in any case: the cause of a failure comes as an exception
         self._thread.start()
-        self._wait_until_started(f"{host}:{port}")
+        try:
+            self._wait_until_started(f"{host}:{port}")
+        except BaseException:
+            self._uvicorn.should_exit = True  # also when it was the wait that was interrupted
+            self._silence.end()
+            raise
         if not quiet:
             self._silence.end()
         self.port: int = self._uvicorn.servers[0].sockets[0].getsockname()[1]
@@ -91,70 +100,89 @@ class Server:
         Raises ServerError with what the server logged as errors while it ran. In a cell whose own clients
         are still connected, call it as `await asyncio.to_thread(server.stop)`.
         """
+        self._uvicorn.should_exit = True
+        self._thread.join(STOP_LIMIT)
         if self._thread.is_alive():
-            if hasattr(self.app, "closing"):
-                self.app.closing.close()
-            self._uvicorn.should_exit = True
-            self._thread.join(CLEAN_LIMIT)
-            self._uvicorn.cut_connections()  # a client that neither reads nor leaves
-            self._thread.join(STOP_LIMIT)
-            if self._thread.is_alive():
-                raise ServerError(f"the server at {self.url} did not stop within {STOP_LIMIT:g} s")
+            raise ServerError(f"the server at {self.url} did not stop within {STOP_LIMIT:g} s")
+        _running.pop(self, None)
         self._silence.end()
         errors, self.errors = self.errors, []
         if errors:
-            raise ServerError(f"the server at {self.url} logged: " + "\n".join(_text(record) for record in errors))
+            cause = next((record.exc_info[1] for record in errors if record.exc_info), None)
+            text = "\n".join(_text(record) for record in errors)
+            raise ServerError(f"the server at {self.url} logged: {text}") from cause
 
     def _run(self) -> None:
         try:
             self._uvicorn.run()
-        except BaseException as error:  # SystemExit too: uvicorn's way to say that the port is taken
+        except BaseException as error:  # SystemExit too: uvicorn's way to say that it could not start
             self._cause = self._cause or error
+            if self._uvicorn.started:
+                log.error("the server ended by itself", exc_info=error)
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
-        except BaseException as error:
+        except Exception as error:
             if scope["type"] == "lifespan":
                 self._cause = error  # what startup raised; uvicorn only logs it
             raise
 
     def _wait_until_started(self, address: str) -> None:
-        deadline = time.monotonic() + START_LIMIT
+        deadline = time.monotonic() + START_LIMIT + 1  # uvicorn keeps the limit itself, unless startup blocks its loop
         while not self._uvicorn.started:
             if self._thread.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.002)
                 continue
-            self._uvicorn.should_exit = True
-            self._silence.end()
             refused = next((record.msg for record in self.errors if isinstance(record.msg, OSError)), None)
             cause = refused or self._cause  # uvicorn logs why it could not listen, and exits
-            reason = f"{cause!r}" if cause else f"not ready within {START_LIMIT:g} s"
             if refused:
                 in_use = refused.errno == errno.EADDRINUSE
                 reason = "the port is in use" if in_use else f"cannot listen: {refused.strerror}"
+            else:
+                reason = repr(cause) if cause else f"not ready within {START_LIMIT:g} s"
             raise ServerError(f"no server at {address}: {reason}") from cause
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, knowing its loop, and able to cut the connections that keep it from stopping."""
+class Closing(Protocol):
+    """The closing signal of an application, as its server sees it: open while it serves, closed for a stop."""
 
-    loop: asyncio.AbstractEventLoop
+    def open(self) -> None:
+        """Let streams and held requests last."""
+
+    def close(self) -> None:
+        """End all streams and held requests, now and from now on."""
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, but the application ends its streams first, and no start or client can keep it waiting for ever."""
+
+    def __init__(self, config: uvicorn.Config, closing: Closing | None) -> None:
+        super().__init__(config)
+        self.closing = closing
 
     async def startup(self, sockets: Any = None) -> None:
-        self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        if self.closing:
+            self.closing.open()
+        try:
+            async with asyncio.timeout(START_LIMIT):
+                await super().startup(sockets)
+        except TimeoutError:
+            raise TimeoutError(f"not ready within {START_LIMIT:g} s") from None
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        asyncio.get_running_loop().call_later(CLEAN_LIMIT, self.cut_connections)
+        if self.closing:
+            self.closing.close()
+        if self.server_state.tasks:  # uvicorn would break off a WebSocket whose own farewell is not written yet
+            await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
+        await super().shutdown(sockets)
 
     def cut_connections(self) -> None:
-        def cut() -> None:
-            for connection in tuple(self.server_state.connections):
-                if connection.transport is not None:
-                    connection.transport.abort()
-
-        try:
-            self.loop.call_soon_threadsafe(cut)
-        except RuntimeError:
-            pass  # the loop is closed: it stopped by itself
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
 
 
 class _Silence(logging.Filter):
@@ -179,10 +207,11 @@ class _Silence(logging.Filter):
 
 
 def _text(record: logging.LogRecord) -> str:
-    return logging.Formatter("%(message)s").format(record)
+    error = record.exc_info and record.exc_info[1]
+    return record.getMessage().strip() + (f": {error!r}" if error else "")
 
 
-_started_by_cell: dict[str, tuple[str, list[Server]]] = {}
+_running: dict[Server, tuple[str, str]] = {}  # with the notebook cell that started it, and in which execution
 
 
 def serve(
@@ -195,12 +224,15 @@ def serve(
     Raises ServerError with the cause when the port is taken or the application's startup fails.
     """
     cell, execution = _this_cell()
-    if cell and cell in _started_by_cell and _started_by_cell[cell][0] != execution:
-        for server in _started_by_cell.pop(cell)[1]:
-            server.stop()
+    with contextlib.ExitStack() as predecessors:  # stops them all, even if one of them raises
+        for server, (its_cell, its_execution) in tuple(_running.items()):
+            if cell and cell == its_cell and execution != its_execution:
+                predecessors.callback(server.stop)
+    for server in tuple(_running):
+        if server.app is app and hasattr(app, "closing") and server._thread.is_alive():
+            raise ServerError(f"the application is already served at {server.url}: make another one")
     server = Server(app, host, port, quiet, heartbeat)
-    if cell:
-        _started_by_cell.setdefault(cell, (execution, []))[1].append(server)
+    _running[server] = cell, execution
     return server
 
 

@@ -15,7 +15,7 @@ from typing import Annotated
 from fastapi import Query, Request, Response
 
 from servers.feed import Feed
-from servers.service import Service, Source, disconnected
+from servers.service import Service, Source, disconnected, refuse_two_cursors
 
 MAX_HOLD = 60.0  # seconds: many proxies cut a silent connection at 60
 
@@ -32,6 +32,7 @@ def create_app(feed: Feed, *, jitter: float = 0.1, seed: int | None = None, sour
         wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 30,
     ) -> Response:
         """Everything later than the cursor `after`, held up to `wait` seconds (60 at most) until there is some."""
+        refuse_two_cursors(request)
         position = feed.position(after)
         hold = min(wait, MAX_HOLD) * rng.uniform(1 - jitter, 1)
         if after is not None and position == feed.head and hold:

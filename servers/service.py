@@ -24,6 +24,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servers.feed import BadCursor, Feed, Gap
@@ -43,6 +44,10 @@ class Closing:
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self._set = feed, False
+
+    def open(self) -> None:
+        """Before a server starts: its application may have been served, and closed, before."""
+        self._set = False
 
     def is_set(self) -> bool:
         """Whether the server is about to stop."""
@@ -91,7 +96,7 @@ class Counted:
         self.app, self.path, self.traffic = app, path, traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not scope["path"].endswith(self.path):
+        if scope["type"] == "lifespan" or scope["path"] != scope.get("root_path", "") + self.path:
             return await self.app(scope, receive, send)
         self.traffic.requests += 1
         self.traffic.held += 1
@@ -106,6 +111,7 @@ class Service(FastAPI):
 
     def __init__(self, model: str, feed: Feed, *, path: str, source: Source | None = None) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
+        self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
         self.feed, self.source = feed, source
         self.closing = Closing(feed)
         self.traffic = Traffic(model, feed)
@@ -191,6 +197,12 @@ async def _gone(request: Request, error: Exception) -> Response:
     assert isinstance(request.app, Service)
     request.app.traffic.resets += 1
     return JSONResponse(error.as_dict(), status_code=410, headers={"Cache-Control": "no-store"})
+
+
+def refuse_two_cursors(request: HTTPConnection) -> None:
+    """Raise BadCursor when a query has `after` twice: this server would take the last, a proxy perhaps the first."""
+    if len(request.query_params.getlist("after")) > 1:
+        raise BadCursor("a query has one cursor, not two")
 
 
 async def disconnected(request: Request) -> None:

@@ -10,7 +10,7 @@ back in If-None-Match is answered "304 Not Modified" without a body (RFC 9110, s
 from fastapi import Request, Response
 
 from servers.feed import Feed
-from servers.service import Service, Source
+from servers.service import Service, Source, refuse_two_cursors
 
 
 def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None = None) -> Service:
@@ -21,10 +21,11 @@ def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None 
     @app.get("/updates", responses={304: {"description": "Nothing later"}, 410: {"description": "Cursor too old"}})
     async def updates(request: Request, after: str | None = None) -> Response:
         """Everything later than the cursor `after`; without one, an empty list and the cursor of "now"."""
+        refuse_two_cursors(request)
         batch = feed.read(feed.position(after))
         etag = f'"{batch.cursor}"'
         headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Poll-Interval": pace}
-        if not batch.updates and matches(request.headers.get("if-none-match", ""), etag):
+        if not batch.updates and matches(request.headers.getlist("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
         app.traffic.delivered += len(batch.updates)
         return Response(batch.body, media_type="application/json", headers=headers)
@@ -32,6 +33,6 @@ def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None 
     return app
 
 
-def matches(if_none_match: str, etag: str) -> bool:
-    """Whether an If-None-Match header names this entity tag, by weak comparison (RFC 9110, section 13.1.2)."""
-    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in if_none_match.split(","))
+def matches(if_none_match: list[str], etag: str) -> bool:
+    """Whether If-None-Match, on one line or more, names this entity tag; weak comparison (RFC 9110, section 13.1.2)."""
+    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in ",".join(if_none_match).split(","))

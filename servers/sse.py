@@ -17,7 +17,7 @@ from fastapi import Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from servers.feed import Batch, Feed, Gap
-from servers.service import HEARTBEAT, Service, Source
+from servers.service import HEARTBEAT, Service, Source, refuse_two_cursors
 
 
 def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, source: Source | None = None) -> Service:
@@ -27,6 +27,7 @@ def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, s
     @app.get("/events", response_class=EventSourceResponse)
     async def events(request: Request, after: str | None = None) -> Response:
         """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
+        refuse_two_cursors(request)
         opening = feed.opening(request.headers.get("last-event-id") or after)
 
         async def stream() -> AsyncIterator[bytes]:

@@ -14,13 +14,12 @@ import asyncio
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import WebSocket, WebSocketDisconnect
-from starlette.websockets import WebSocketDisconnected, WebSocketState
+from starlette.websockets import WebSocketDisconnected
 
 from servers.feed import BATCH, BadCursor, Batch, Feed, Gap
-from servers.service import Service, Source
+from servers.service import Service, Source, refuse_two_cursors
 
 GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, while writing
@@ -33,6 +32,7 @@ def create_app(feed: Feed, *, allow_origins: Collection[str] = (), source: Sourc
     @app.websocket("/ws")
     async def updates(socket: WebSocket, after: str | None = None) -> None:
         try:
+            refuse_two_cursors(socket)
             opening = feed.opening(after)
         except BadCursor as error:
             await socket.close(POLICY_VIOLATION, str(error))
@@ -62,15 +62,15 @@ class Connection:
     async def run(self, opening: Batch | Gap) -> None:
         """Serve until the client leaves or breaks the rules, or the server closes."""
         try:
-            async with asyncio.TaskGroup() as both_ways:
-                await self.greet(opening)
-                both_ways.create_task(self.send_updates())
-                await self.obey_filters()
+            try:
+                async with asyncio.TaskGroup() as both_ways:
+                    await self.greet(opening)
+                    both_ways.create_task(self.send_updates())
+                    await self.obey_filters()
+            except* BrokenRules as broken:
+                await self.socket.close(POLICY_VIOLATION, str(broken.exceptions[0]))
         except* LEFT:
             pass
-        except* BrokenRules as broken:
-            if self.socket.application_state is WebSocketState.CONNECTED:
-                await self.socket.close(POLICY_VIOLATION, str(broken.exceptions[0]))
 
     async def greet(self, opening: Batch | Gap) -> None:
         if isinstance(opening, Gap):
@@ -115,8 +115,9 @@ def parse_filter(message: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
         raise WebSocketDisconnect(message["code"])
     try:
         match json.loads(message.get("text") or ""):
-            case {"type": "filter", "id": int(number), "paths": list(paths)} if all(isinstance(p, str) for p in paths):
-                return number, tuple(paths)
+            case {"type": "filter", "id": int(number), "paths": list(paths)}:
+                if not isinstance(number, bool) and all(isinstance(path, str) for path in paths):
+                    return number, tuple(paths)
     except (ValueError, RecursionError):
         pass
     raise BrokenRules('a client sends {"type": "filter", "id": number, "paths": [prefix, ...]} as text')
@@ -124,8 +125,8 @@ def parse_filter(message: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
 
 def admitted(socket: WebSocket, allow_origins: Collection[str]) -> bool:
     """Whether the page that opens this socket may: same host, allowed, or not a page (RFC 6455, section 10.2)."""
-    origin = socket.headers.get("origin")
-    return origin is None or origin in allow_origins or urlsplit(origin).netloc == socket.headers.get("host")
+    origin, host = socket.headers.get("origin"), socket.headers.get("host")
+    return origin is None or origin in allow_origins or origin in (f"http://{host}", f"https://{host}")
 
 
 def updates_message(batch: Batch) -> str:
