@@ -9,6 +9,7 @@ import httpx_sse
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lab.event_stream import Event, EventStreamParser
 
 BOM = b"\xef\xbb\xbf"

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import theory
 from numpy.typing import NDArray
+
+from lab import theory
 
 T, D, RATE = 2.0, 0.05, 0.7  # interval (s), transit (s), updates per second
 
