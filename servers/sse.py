@@ -19,6 +19,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from servers.feed import Batch, Feed, Gap
 from servers.service import HEARTBEAT, Service, Source, refuse_two_cursors
 
+HEARTBEAT_COMMENT = ServerSentEvent(comment="heartbeat", sep="\n")
+
 
 def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, source: Source | None = None) -> Service:
     """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms."""
@@ -42,9 +44,7 @@ def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, s
             app.traffic.delivered += len(news.updates)
             return news.encoded(update_blocks)
 
-        return EventSourceResponse(
-            stream(), ping=heartbeat, ping_message_factory=lambda: ServerSentEvent(comment="heartbeat"), sep="\n"
-        )
+        return EventSourceResponse(stream(), ping=heartbeat, ping_message_factory=lambda: HEARTBEAT_COMMENT)
 
     return app
 
