@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from servers.service import HEARTBEAT
 
@@ -35,6 +36,30 @@ class ServerError(RuntimeError):
     """A server that did not start, did not stop, or logged an error while it ran."""
 
 
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, but what a client does wrong gets an answer, and is no error in the server's log.
+
+    uvicorn leaves a handshake that it cannot parse (a line over 8 KiB) open and unanswered, and stumbles over
+    it when it stops; for a text that is not UTF-8 it logs a traceback.
+    """
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+
 def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:
     """The settings of every server of the course, as keyword arguments of `uvicorn.Config`.
 
@@ -45,7 +70,7 @@ def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:
     return {
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": 1,
-        "ws": "websockets-sansio",
+        "ws": WebSocketProtocol,
         "ws_per_message_deflate": False,
         "ws_max_size": 65536,
         "ws_ping_interval": heartbeat,
