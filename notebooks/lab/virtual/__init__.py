@@ -1,0 +1,28 @@
+"""The course's virtual-time bench: real servers and real clients, a simulated clock and network.
+
+    clock.py    the event loop whose time jumps, and the thread that lives in it
+    network.py  Link, Net: connections in memory, with delay, loss, cuts and black holes
+    run.py      run_virtual(main), and serve(app) inside it
+
+It shows what the network and the protocol do, exactly and repeatably. It cannot show what the machine does: CPU,
+memory, kernel buffers, threads, proxies and browsers are measured with real sockets.
+"""
+
+from lab.virtual.clock import EscapedVirtualTime, OutOfTime, VirtualDeadlock, VirtualError
+from lab.virtual.network import Connection, Link, Net, Row, Way
+from lab.virtual.run import Served, run_virtual, serve
+
+__all__ = [
+    "Connection",
+    "EscapedVirtualTime",
+    "Link",
+    "Net",
+    "OutOfTime",
+    "Row",
+    "Served",
+    "VirtualDeadlock",
+    "VirtualError",
+    "Way",
+    "run_virtual",
+    "serve",
+]
