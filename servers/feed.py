@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
@@ -24,7 +24,7 @@ Reason = Literal["expired", "epoch"]
 Encoded = TypeVar("Encoded", bytes, str)
 
 BATCH = 500  # updates in one answer at most: a reader that is far behind asks again
-CURSOR = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,18})", re.ASCII)
+CURSOR = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,17})")
 
 
 class BadCursor(ValueError):
@@ -253,12 +253,13 @@ class Feed:
         try:
             position = self.position(cursor)
         except FutureCursor:
-            return self._gap("epoch")  # a stream answers with a reset what a pull answers with 400
+            with self._lock:
+                return self._gap("epoch")  # a stream answers with a reset what a pull answers with 400
         except Gap as gap:
             return gap
         return Batch((), position, self.cursor_at(position))
 
-    async def follow(self, position: int, closing: Closing) -> AsyncIterator[Batch | Gap]:
+    async def follow(self, position: int, closing: Closing) -> AsyncGenerator[Batch | Gap, None]:
         """Everything later than `position`, as it comes, until `closing`. After a Gap it goes on from the head."""
         bell = self._bell()
         while not closing.is_set():
@@ -286,14 +287,18 @@ class Feed:
         for bell in tuple(self._bells.values()):
             try:
                 bell.ring()
-            except RuntimeError:  # that loop is closed, and its readers with it
-                self._bells.pop(bell.loop, None)
+            except RuntimeError:
+                pass  # that loop is closed, and its readers with it
 
     def _bell(self) -> Bell:
         loop = asyncio.get_running_loop()
-        if loop not in self._bells:
-            self._bells = {**self._bells, loop: Bell(loop)}  # a new dict: wake() may be reading the old one
-        return self._bells[loop]
+        bell = self._bells.get(loop)
+        if bell is None:
+            bell = Bell(loop)
+            with self._lock:  # loops of several threads may come at once
+                alive = {other: its for other, its in self._bells.items() if not other.is_closed()}
+                self._bells = {**alive, loop: bell}  # a new dict: wake() may be reading the old one
+        return bell
 
     def _gap(self, reason: Reason) -> Gap:
         return Gap(reason, self._head, self.cursor, self.cursor_at(self._head - len(self._log)))
