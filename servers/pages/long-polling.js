@@ -33,7 +33,7 @@ start(async (signal) => {
 
 async function ask(signal) {
   count("requests");
-  showState("waiting for the answer");
+  showState(cursor === null ? "asking where the log stands" : "waiting for news");
   const answer = await fetch(endpoint("updates", { after: cursor, wait: HOLD }), {
     signal: AbortSignal.any([signal, AbortSignal.timeout(1000 * (HOLD + PATIENCE))]),
   });

@@ -4,11 +4,12 @@ import { backOff, count, endpoint, firstCursor, show, showReset, showState, slee
 
 let cursor = firstCursor;
 let etag = null; // of the last answer: with nothing new since, the server says 304 and sends no body
+let interval = 5; // seconds, until the server asks for another
 
 start(async (signal) => {
   let failures = 0;
   for (;;) {
-    const { status, body, interval } = await ask(signal).catch(noAnswer);
+    const { status, body } = await ask(signal).catch(noAnswer);
     signal.throwIfAborted();
     if (status === 200) {
       body.updates.forEach(show);
@@ -43,7 +44,8 @@ async function ask(signal) {
   });
   const body = answer.status === 304 ? null : await answer.json();
   etag = answer.headers.get("ETag");
-  return { status: answer.status, body, interval: Number(answer.headers.get("X-Poll-Interval") ?? 5) };
+  interval = Number(answer.headers.get("X-Poll-Interval") ?? interval);
+  return { status: answer.status, body };
 }
 
 function noAnswer(error) {
