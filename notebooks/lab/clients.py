@@ -1,0 +1,669 @@
+"""The robust client of each model: an async iterator that goes on, whatever the network and the server do.
+
+    async with contextlib.aclosing(sse(server.url, cursor)) as stream:
+        async for news in stream:
+            match news:
+                case Update(): ...  # the next change, once, in order; `news.cursor` resumes after it
+                case Reset(): ...   # some are gone: list again, the iterator goes on from `news.cursor`
+
+    attempt ─▶ Answer, Answer, ... ─▶ take: drops what is known, moves the cursor ─▶ Update | Reset
+       ▲          └─ breaks ─▶ pause: what the server asked for, and full jitter ─┐
+       └──────────────────────────── again, from the cursor ◀─────────────────────┘
+
+An attempt is a model's own part, and the only one: it asks from the cursor and yields what it is answered, until it
+breaks. Whether to try again is decided in one place for all models, and ends with one of these:
+
+    ClientError
+    ├── GaveUp            no answer for `give_up_after` seconds; __cause__ is the last failure
+    ├── Unavailable       a failure that may pass, so it is tried again: seen only as the cause of GaveUp
+    └── Refused           a failure that would come again
+        ├── BadCursor     400: malformed, or from the future of this log
+        ├── BadStatus     another HTTP status that is not the model's: 403, 404, a redirect ...
+        ├── BadAnswer     the right status, but not the model's content
+        └── BadClose      a WebSocket closed because of what one side sent: 1002, 1003, 1007 to 1010
+
+`python -m lab.clients MODEL URL` prints the updates that arrive, a line each, until Ctrl-C.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import math
+import os
+import random
+import re
+import ssl
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
+
+from lab.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
+from servers.feed import BATCH, Change, Reason
+from servers.service import HEARTBEAT
+
+SILENCE = 2.5  # heartbeats without a byte after which a link is dead
+CONNECT_LIMIT = 10.0  # seconds to open a connection, at most
+LONGEST_PAUSE = 3600.0  # seconds; a slip in a server's Retry-After must not switch a client off for years
+MAX_MESSAGE = 2**26 + 2**16  # bytes of a WebSocket message: all that a feed keeps by default, and its envelope
+TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)
+PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
+TRY_AGAIN_LATER = 1013  # IANA, WebSocket Close Code Number Registry
+
+
+class ClientError(Exception):
+    """What can end an iterator."""
+
+
+class GaveUp(ClientError):
+    """The server has not answered for `Retry.give_up_after` seconds."""
+
+
+class Unavailable(ClientError):
+    """A failure that may pass. `wait` is the pause the server asks for (s); `busy` says that it is overloaded."""
+
+    def __init__(self, text: str, wait: float = 0.0, busy: bool = False) -> None:
+        super().__init__(text)
+        self.wait, self.busy = wait, busy
+
+
+class Refused(ClientError):
+    """A failure that would come again."""
+
+
+class BadCursor(Refused):
+    """The server never handed out this cursor, or it lies in the future of its log."""
+
+
+class BadStatus(Refused):
+    """An HTTP status that is not of the model."""
+
+
+class BadAnswer(Refused):
+    """Content that is not of the model: its type, its JSON, or cursors that jump without a reset."""
+
+
+class BadClose(Refused):
+    """A close code that names a fault in what was sent."""
+
+
+PASSING = (Unavailable, httpx.RequestError, OSError)  # OSError: refused, reset, timed out, no such host
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One change of one file. `size` in bytes, `published` in Unix time (s), `cursor` what resumes after it."""
+
+    seq: int
+    path: str
+    change: Change
+    size: int | None
+    sha256: str | None
+    published: float
+    content: bytes | None
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Some updates are gone for this client ("expired"), or all it knew ("epoch"); it goes on from `cursor`."""
+
+    reason: Reason
+    cursor: str
+    oldest: str
+
+
+News = Update | Reset
+
+
+class Answer(NamedTuple):
+    """What an attempt got: updates, perhaps none, and the cursor after them (None: the server has not said yet)."""
+
+    updates: tuple[Update, ...]
+    cursor: str | None
+
+
+Attempt = Callable[[], AsyncGenerator[Answer | Reset, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long to pause after failure number n (from 0), and when to stop trying.
+
+    The pause is what the server asks for (Retry-After, `retry:`) and, on top, a number of seconds drawn from
+    [0, min(cap, base 2^n)]: "full jitter" (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015), so that
+    clients that broke together do not come back together. `rng` draws; without one, the `random` module.
+    """
+
+    base: float = 1.0
+    cap: float = 30.0
+    give_up_after: float | None = None
+    rng: random.Random | None = None
+
+    def ceiling(self, failures: int) -> float:
+        """The most that jitter adds after this many failures (s)."""
+        return min(self.cap, self.base * 2.0 ** min(failures, 100))  # 2.0 ** 1024 is an OverflowError, after hours
+
+    def jitter(self, failures: int) -> float:
+        """What it adds (s)."""
+        return (self.rng or random).uniform(0, self.ceiling(failures))
+
+
+class Log(Protocol):
+    """What counts requests; `lab.experiment.ClientLog` is one."""
+
+    def request(self) -> contextlib.AbstractContextManager[object]:
+        """The context of one handshake, poll or reconnect, until its answer or its stream is over."""
+
+
+RETRY = Retry()
+
+
+def short_polling(
+    url: str,
+    cursor: str | None = None,
+    *,
+    interval: float | None = None,
+    timeout: float = 10.0,
+    retry: Retry = RETRY,
+    log: Log | None = None,
+) -> AsyncGenerator[News, None]:
+    """Ask on a grid of `interval` seconds; without one, as often as the server's X-Poll-Interval says.
+
+    `timeout` is the silence (s) after which a request has failed.
+    """
+    _check_positive(timeout=timeout, interval=interval)
+    here = _Follower(url, "/updates", cursor, retry, log)
+
+    async def attempt() -> AsyncGenerator[Answer | Reset, None]:
+        etag, due = "", _now()
+        async with _http(timeout) as http:
+            while True:
+                with here.request():
+                    response = await http.get(here.address(), headers={"If-None-Match": etag} if etag else {})
+                    answer = _pulled(response, here.cursor)
+                yield answer
+                if isinstance(answer, Answer) and len(answer.updates) >= BATCH:
+                    continue  # a full batch: there is more
+                etag = response.headers.get("ETag", "")
+                due = max(_now(), due + (interval or _pace(response.headers.get("X-Poll-Interval", ""))))
+                await asyncio.sleep(due - _now())
+
+    return here.follow(attempt)
+
+
+def long_polling(
+    url: str,
+    cursor: str | None = None,
+    *,
+    wait: float = 30.0,
+    timeout: float = 10.0,
+    retry: Retry = RETRY,
+    log: Log | None = None,
+) -> AsyncGenerator[News, None]:
+    """Ask the server to hold each request until there is news, `wait` seconds at most, and ask again at once.
+
+    `timeout` is the margin: a request has failed after `wait + timeout` seconds of silence.
+    """
+    _check_positive(timeout=timeout, wait=wait)
+    here = _Follower(url, "/updates", cursor, retry, log)
+
+    async def attempt() -> AsyncGenerator[Answer | Reset, None]:
+        async with _http(timeout) as http:
+            while True:
+                asked, begun = here.cursor, _now()
+                hold = max(0.0, min(wait, here.left / 2))  # after a failure: so that the answer comes before giving up
+                with here.request():
+                    response = await http.get(here.address(wait=f"{hold:g}"), timeout=_limits(hold + timeout))
+                    answer = _pulled(response, here.cursor)
+                yield answer
+                if answer.cursor == asked:  # nothing new; and if it came at once (the server is closing), do not spin
+                    await asyncio.sleep(begun + min(1.0, hold / 2) - _now())
+
+    return here.follow(attempt)
+
+
+def websocket(
+    url: str,
+    cursor: str | None = None,
+    *,
+    heartbeat: float = HEARTBEAT,
+    retry: Retry = RETRY,
+    log: Log | None = None,
+) -> AsyncGenerator[News, None]:
+    """Keep a WebSocket open; ping each `heartbeat` (s), and take 2.5 of them without a pong for a dead link."""
+    _check_positive(heartbeat=heartbeat)
+    here = _Follower(url, "/ws", cursor, retry, log)
+
+    async def attempt() -> AsyncGenerator[Answer | Reset, None]:
+        with here.request():
+            async with _socket(here.address(), heartbeat) as socket:
+                while True:
+                    match message := _json(await socket.recv()):
+                        case {"type": "hello", "cursor": str(start)}:
+                            yield Answer((), start)
+                        case {"type": "updates"}:
+                            yield _answer(message)
+                        case {"type": "reset"}:
+                            yield _reset(message)
+
+    return here.follow(attempt)
+
+
+def sse(
+    url: str,
+    cursor: str | None = None,
+    *,
+    heartbeat: float = HEARTBEAT,
+    retry: Retry = RETRY,
+    log: Log | None = None,
+) -> AsyncGenerator[News, None]:
+    """Read an event stream; 2.5 `heartbeat`s (s) without a byte, comments included, are a dead link.
+
+    It goes on where a browser's EventSource gives up: at 429 and 5xx. At 204, "stop", the iterator ends.
+    """
+    _check_positive(heartbeat=heartbeat)
+    here = _Follower(url, "/events", cursor, retry, log)
+
+    async def attempt() -> AsyncGenerator[Answer | Reset, None]:
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+        if here.cursor is not None:
+            headers["Last-Event-ID"] = here.cursor
+        with here.request():
+            async with _http(SILENCE * heartbeat) as http, http.stream("GET", here.url, headers=headers) as response:
+                if response.status_code == 204:
+                    return
+                await _check_stream(response)
+                parser = EventStreamParser()
+                async for chunk in response.aiter_bytes():
+                    events = parser.feed(chunk)
+                    if parser.reconnection_time is not None:
+                        here.floor = parser.reconnection_time / 1000
+                    for event in events:
+                        if event.type == "update":
+                            yield _answer({"updates": [_json(event.data)], "cursor": event.last_event_id})
+                        elif event.type == "reset":
+                            yield _reset(_json(event.data))
+                    yield Answer((), parser.last_event_id or None)
+                raise Unavailable("the server ended the stream")
+
+    return here.follow(attempt)
+
+
+class _Follower:
+    """What all models share: where a client stands in the log, and how it fails and recovers."""
+
+    def __init__(self, url: str, path: str, cursor: str | None, retry: Retry, log: Log | None) -> None:
+        if cursor is not None and not re.fullmatch("[!-~]*", cursor):
+            raise BadCursor(f"a cursor is plain ASCII without spaces, not {cursor!r}")
+        self.url = _url(url, path)
+        self.cursor = "0" if cursor == "" else cursor  # both are the oldest kept; only this one fits in a header
+        self.retry, self.log = retry, log
+        self.floor = 0.0  # the pause after a failure that the server has asked for (s)
+        self.failures = self.failures_before = 0  # since the last answer; before it
+        self.cause: BaseException | None = None
+        self.deadline = math.inf  # loop time; finite while there has been no answer since a failure, or since the start
+
+    @property
+    def left(self) -> float:
+        """Seconds until it gives up; infinite while all is well."""
+        return self.deadline - _now()
+
+    def address(self, **parameters: str) -> httpx.URL:
+        """Where to ask for what is later than the cursor."""
+        after = {} if self.cursor is None else {"after": self.cursor}
+        return self.url.copy_merge_params(after | parameters)
+
+    def request(self) -> contextlib.AbstractContextManager[object]:
+        """The context of one request, counted."""
+        return self.log.request() if self.log else contextlib.nullcontext()
+
+    async def follow(self, attempt: Attempt) -> AsyncGenerator[News, None]:
+        """Attempt after attempt until the server says stop, refuses, or has not answered for too long."""
+        self.start_clock()
+        while True:
+            try:
+                async with contextlib.aclosing(attempt()) as answers:
+                    while (answer := await self.next(answers)) is not None:
+                        for news in self.take(answer):
+                            yield news
+                return
+            except PASSING as error:
+                await self.pause(error)
+
+    def start_clock(self) -> None:
+        if self.retry.give_up_after is not None and self.deadline == math.inf:
+            self.deadline = _now() + self.retry.give_up_after
+
+    async def next(self, answers: AsyncGenerator[Answer | Reset, None]) -> Answer | Reset | None:
+        """The next answer, None at the end. Raises GaveUp at the deadline, and what the attempt raises."""
+        limit = asyncio.timeout_at(None if self.deadline == math.inf else self.deadline)
+        try:
+            async with limit:
+                answer = await anext(answers)
+        except StopAsyncIteration:
+            return None
+        except TimeoutError as error:
+            if limit.expired():
+                raise self.gave_up(error) from self.cause or error
+            raise
+        if self.failures:
+            self.failures, self.failures_before = 0, self.failures
+        self.deadline = math.inf
+        return answer
+
+    def take(self, answer: Answer | Reset) -> Iterator[News]:
+        """What of an answer is news, and the cursor moved past it."""
+        if isinstance(answer, Reset):
+            self.cursor = answer.cursor
+            yield answer
+            return
+        for update in answer.updates:
+            if self.moves_to(update.cursor):
+                yield update
+        if answer.cursor is not None:
+            self.moves_to(answer.cursor)
+
+    def moves_to(self, cursor: str) -> bool:
+        """Go forward to a cursor of the server's; say no, and stay, if it does not lie ahead."""
+        epoch, seq = _split(cursor)
+        if self.cursor not in (None, "0"):
+            known_epoch, known_seq = _split(self.cursor)
+            if epoch != known_epoch:
+                raise BadAnswer(f"the log changed from {self.cursor} to {cursor} without a reset")
+            if seq <= known_seq:
+                return False
+        self.cursor = cursor
+        return True
+
+    async def pause(self, error: Exception) -> None:
+        """Wait until the next attempt may begin. Raises GaveUp when the time is over before that."""
+        self.cause = error
+        self.start_clock()
+        asked, busy = (error.wait, error.busy) if isinstance(error, Unavailable) else (0.0, False)
+        if busy:  # it let us in, and then out again: that was no recovery
+            self.failures = max(self.failures, self.failures_before)
+        pause = min(max(asked, self.floor), LONGEST_PAUSE) + self.retry.jitter(self.failures)
+        self.failures += 1
+        await asyncio.sleep(min(pause, self.left))
+        if self.left <= 0:
+            raise self.gave_up(error) from error
+
+    def gave_up(self, error: BaseException) -> GaveUp:
+        cause = self.cause or error
+        why = f"{type(cause).__name__}: {cause}".removesuffix(": ")
+        return GaveUp(f"no answer from {self.url} for {self.retry.give_up_after:g} s ({why})")
+
+
+def _check_positive(**seconds: float | None) -> None:
+    for name, value in seconds.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _url(base: str, path: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{base!r} is not a URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
+        raise ValueError(f"a server's URL is http://HOST:PORT or https://HOST, not {base!r}")
+    return url.copy_with(path=url.path.rstrip("/") + path)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients: each would otherwise build its own, 30 to 70 ms at a time."""
+    return ssl.create_default_context()
+
+
+def _limits(silence: float) -> httpx.Timeout:
+    return httpx.Timeout(silence, connect=min(CONNECT_LIMIT, silence))
+
+
+def _http(silence: float) -> httpx.AsyncClient:
+    """A client whose requests fail after `silence` seconds without a byte; httpx by itself says 5."""
+    return httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=_limits(silence))
+
+
+@contextlib.asynccontextmanager
+async def _socket(address: httpx.URL, heartbeat: float) -> AsyncGenerator[ClientConnection, None]:
+    """An open WebSocket, whose every end comes out as a ClientError or an OSError, and which does not linger.
+
+    A ping goes out each heartbeat after the last pong; a link that dies right after a pong is noticed a
+    heartbeat, the wait for the pong and the wait for the closing handshake later: 2.5 heartbeats together.
+    """
+    linger = min(1.0, heartbeat / 10)
+    secure = address.scheme == "https"
+    try:
+        socket = await connect(
+            str(address.copy_with(scheme="wss" if secure else "ws")),
+            ssl=_tls() if secure else None,
+            proxy=None,
+            compression=None,
+            max_size=MAX_MESSAGE,
+            open_timeout=min(CONNECT_LIMIT, SILENCE * heartbeat),
+            ping_interval=heartbeat,
+            ping_timeout=(SILENCE - 1) * heartbeat - linger,
+            close_timeout=linger,
+        )
+        try:
+            yield socket
+        finally:
+            try:
+                await socket.close()
+            finally:
+                socket.transport.abort()  # nothing, if it is closed; the end, if even the closing was cancelled
+    except InvalidStatus as error:
+        answer = error.response
+        raise _refusal(answer.status_code, dict(answer.headers.raw_items()), bytes(answer.body or b"")) from error
+    except InvalidMessage as error:  # cut before the answer, most often
+        raise Unavailable(str(error)) from error
+    except InvalidHandshake as error:
+        raise BadAnswer(str(error)) from error
+    except ConnectionClosed as error:
+        raise _closed(error) from error
+
+
+def _closed(error: ConnectionClosed) -> ClientError:
+    """What a close code means (RFC 6455, section 7.4): whether to come back, and how soon."""
+    close = error.rcvd or error.sent  # sent: what this side found wrong; neither (1006): the link broke
+    code = close.code if close else 1006
+    if code in PERMANENT_CLOSES:
+        return BadClose(str(error))
+    return Unavailable(str(error), busy=code == TRY_AGAIN_LATER)
+
+
+async def _check_stream(response: httpx.Response) -> None:
+    """Raise unless this is an event stream ("Server-sent events", WHATWG HTML, section 9.2.2)."""
+    if response.status_code != 200:
+        raise _refusal(response.status_code, response.headers, await response.aread())
+    kind = response.headers.get("Content-Type", "")
+    if kind.partition(";")[0].strip().lower() != "text/event-stream":
+        raise BadAnswer(f"an event stream is text/event-stream, not {kind!r}")
+
+
+def _pulled(response: httpx.Response, cursor: str | None) -> Answer | Reset:
+    """The answer of a poll from `cursor`."""
+    match response.status_code:
+        case 200:
+            return _answer(_json(response.content))
+        case 304:
+            return Answer((), cursor)
+        case 410:
+            return _reset(_json(response.content))
+        case status:
+            raise _refusal(status, response.headers, response.content)
+
+
+def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
+    """What an HTTP status means that is not of the model."""
+    try:
+        detail = str(json.loads(body)["detail"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        detail = ""
+    text = f"the server answered {status}{': ' if detail else ''}{detail[:200]}"
+    if status >= 500 or status in TRY_AGAIN:
+        return Unavailable(text, wait=_retry_after(httpx.Headers(headers).get("Retry-After", "")))
+    return BadCursor(text) if status == 400 and detail else BadStatus(text)
+
+
+def _retry_after(value: str) -> float:
+    """Seconds from now, of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3); else 0."""
+    if re.fullmatch("[0-9]{1,300}", value):
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())
+
+
+def _pace(value: str) -> float:
+    """Seconds, of an X-Poll-Interval header; 5 when it makes no sense."""
+    with contextlib.suppress(ValueError):
+        if float(value) > 0:  # not NaN
+            return min(float(value), LONGEST_PAUSE)
+    return 5.0
+
+
+def _json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"not JSON: {error}") from None
+
+
+def _answer(body: Any) -> Answer:
+    """{"updates": [...], "cursor": C} as an Answer."""
+    match body:
+        case {"updates": list(updates), "cursor": str(cursor)}:
+            epoch, _ = _split(cursor)
+            return Answer(tuple(_update(update, epoch) for update in updates), cursor)
+    raise BadAnswer('an answer has "updates" and "cursor"')
+
+
+def _update(fields: Any, epoch: str) -> Update:
+    match fields:
+        case {
+            "seq": int(seq),
+            "path": str(path),
+            "change": "added" | "modified" | "deleted" as change,
+            "size": int() | None as size,
+            "sha256": str() | None as sha256,
+            "published": float() | int() as published,
+        }:
+            content = fields.get("content")
+            try:
+                content = None if content is None else base64.b64decode(content, validate=True)
+            except (ValueError, TypeError):
+                raise BadAnswer(f"the content of update {seq} is not base64") from None
+            return Update(seq, path, change, size, sha256, published, content, f"{epoch}-{seq}")
+    raise BadAnswer("an update lacks a field, or has one of another type")
+
+
+def _reset(body: Any) -> Reset:
+    match body:
+        case {"reason": "expired" | "epoch" as reason, "cursor": str(cursor), "oldest": str(oldest)}:
+            _split(cursor)
+            return Reset(reason, cursor, oldest)
+    raise BadAnswer('a reset has "reason", "cursor" and "oldest"')
+
+
+def _split(cursor: str) -> tuple[str, int]:
+    """Epoch and number of a cursor of the server's, "<epoch>-<number>"."""
+    epoch, _, number = cursor.rpartition("-")
+    if not epoch or not re.fullmatch("[0-9]{1,18}", number):
+        raise BadAnswer(f"not a cursor: {cursor[:64]!r}")
+    return epoch, int(number)
+
+
+MODELS: dict[str, Callable[..., AsyncGenerator[News, None]]] = {
+    "short-polling": short_polling,
+    "long-polling": long_polling,
+    "websocket": websocket,
+    "sse": sse,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a mistake gets one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"a number above 0, not {text!r}")
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    p = _Parser(prog="python -m lab.clients", description="Print the updates of a server as they arrive.")
+    p.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    p.add_argument("url", metavar="URL", help="what the server printed: http://HOST:PORT")
+    p.add_argument("--after", metavar="CURSOR", help="begin after this cursor; 0: with the oldest (default: now)")
+    p.add_argument("--interval", type=_seconds, metavar="S", help="of short polling (default: what the server asks)")
+    p.add_argument("--give-up-after", type=_seconds, default=10, metavar="S", help="without an answer (10)")
+    options = p.parse_args(arguments)
+    if options.interval and options.model != "short-polling":
+        p.error("--interval is for short-polling")
+    return options
+
+
+async def _show(options: argparse.Namespace) -> None:
+    pace = {"interval": options.interval} if options.interval else {}
+    retry = Retry(give_up_after=options.give_up_after)
+    stream = MODELS[options.model](options.url, options.after, retry=retry, **pace)
+    async with contextlib.aclosing(stream):
+        async for news in stream:
+            print(_line(news), flush=True)
+
+
+def _line(news: News) -> str:
+    """A line of the command line: time, delay, number, change, path; nothing a terminal would obey."""
+    now = time.time()
+    if isinstance(news, Reset):
+        what = f"reset ({news.reason}): list again; it goes on from {news.cursor}"
+    else:
+        what = f"{1000 * (now - news.published):9.1f} ms  #{news.seq}  {news.change:8}  {news.path}"
+    return f"{datetime.fromtimestamp(now):%H:%M:%S.%f}"[:-3] + "  " + _printable(what)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until Ctrl-C or the stream's end; return the exit status."""
+    options = _options(arguments)
+    try:
+        asyncio.run(_show(options))
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # what read our lines has seen enough; the interpreter's last flush must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ClientError, ValueError) as error:
+        print(f"python -m lab.clients: {_printable(str(error))}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
