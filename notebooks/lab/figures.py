@@ -10,8 +10,9 @@ import base64
 import html
 import io
 import math
+import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +22,10 @@ import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lab.result import Run, count, seconds
@@ -112,6 +115,8 @@ def show(figure: Figure, alt: str | None = None) -> None:
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     picture = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": text}
     _display(picture, raw=True, metadata={"image/png": {"alt": text}})
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close(figure)  # a figure of pyplot's would be displayed once more, without its text
     _display({"text/html": f'<p style="{HIDDEN}">Figure: {html.escape(text)}</p>', "text/plain": ""}, raw=True)
 
 
@@ -179,33 +184,42 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int) -> float:
     look, (left, right) = style(run.model), axes.get_xlim()
     published = {publication.seq: publication.at for publication in run.published}
     bottom = top + lanes + 1
+    lane = np.arange(lanes) + top + 1
     axes.vlines(list(published.values()), top - 0.35, bottom - 0.35, color="#a8a8a8", linewidth=1, zorder=1)
+    axes.hlines(lane, left, right, color="#e4e4e4", linewidth=1, zorder=0)
     name = axes.text(left, top + 0.3, run.label, color=look.color, size=13, weight="bold", va="center", zorder=6)
     name.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
     _beside(axes, _summary(run), right, (top + bottom) / 2, look.color)
+    for client in range(lanes if lanes > 1 else 0):
+        axes.text(left, lane[client], f"client {client} ", size=9, color=GREY, ha="right", va="center")
+
     for client in range(lanes):
-        y = top + 1 + client
-        axes.hlines(y, left, right, color="#e4e4e4", linewidth=1, zorder=0)
-        if lanes > 1:
-            axes.text(left, y, f"client {client} ", size=9, color=GREY, ha="right", va="center")
-        requests = [request for request in run.all_requests if request.client == client]
-        held = [(r.start, r.end - r.start) for r in requests if r.end - r.start > (right - left) / 200]
-        axes.broken_barh(held, (y - 0.13, 0.26), facecolor=look.color, alpha=0.22, linewidth=0, zorder=2)
-        for useful, half, width, alpha in ((False, 0.2, 1.3, 0.55), (True, 0.3, 2.2, 1.0)):
-            starts = [request.start for request in requests if (request.updates > 0) is useful]
-            axes.vlines(starts, y - half, y + half, look.color, linewidth=width, alpha=alpha, zorder=3)
-        mine = sorted((at, seq) for (number, seq), at in run.first_deliveries.items() if number == client)
-        for _, together in groupby(mine, key=lambda delivery: round(delivery[0] * 150 / (right - left))):
-            batch = list(together)
-            for place, (at, seq) in enumerate(batch):
-                dot = y + 0.2 * (place - (len(batch) - 1) / 2) / max(1.0, len(batch) / 4)
-                axes.hlines(dot, published[seq], at, look.color, linewidth=1.6, zorder=4)
-                axes.plot(
-                    at, dot, look.marker, color=look.color, markersize=look.size, markeredgecolor="white", zorder=5
-                )
-        lost = [at for seq, at in published.items() if (client, seq) not in run.first_deliveries]
-        axes.plot(lost, [y] * len(lost), "x", color=INK, markersize=8, markeredgewidth=2.2, zorder=6)
+        spans = [(r.start, r.end - r.start) for r in run.all_requests if r.client == client]
+        held = [span for span in spans if span[1] > (right - left) / 200]
+        axes.broken_barh(held, (lane[client] - 0.13, 0.26), facecolor=look.color, alpha=0.22, linewidth=0, zorder=2)
+    for useful, half, width, alpha in ((False, 0.2, 1.3, 0.55), (True, 0.3, 2.2, 1.0)):
+        asked = [r for r in run.all_requests if r.client < lanes and (r.updates > 0) is useful]
+        y = np.array([lane[r.client] for r in asked])
+        starts = [r.start for r in asked]
+        axes.vlines(starts, y - half, y + half, look.color, linewidth=width, alpha=alpha, zorder=3)
+    dots = [(at, lane[client] + shift, published[seq]) for client, seq, at, shift in _fanned(run, lanes, right - left)]
+    x, y, began = np.array(dots).T if dots else np.empty((3, 0))
+    axes.hlines(y, began, x, look.color, linewidth=1.6, zorder=4)
+    dot: dict[str, Any] = {"marker": look.marker, "markersize": look.size, "markeredgecolor": "white"}
+    axes.plot(x, y, color=look.color, linestyle="", zorder=5, **dot)
+    crosses = [(at, n) for n in range(lanes) for seq, at in published.items() if (n, seq) not in run.first_deliveries]
+    lost: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2.2}
+    axes.plot([at for at, _ in crosses], [lane[n] for _, n in crosses], color=INK, linestyle="", zorder=6, **lost)
     return bottom
+
+
+def _fanned(run: Run, lanes: int, width: float) -> Iterator[tuple[int, int, float, float]]:
+    """(client, seq, moment, shift): deliveries that would hide each other are shifted up and down a little."""
+    mine = sorted((client, at, seq) for (client, seq), at in run.first_deliveries.items() if client < lanes)
+    for _, together in groupby(mine, key=lambda delivery: (delivery[0], round(delivery[1] * 150 / width))):
+        batch = list(together)
+        for place, (client, at, seq) in enumerate(batch):
+            yield client, seq, at, 0.2 * (place - (len(batch) - 1) / 2) / max(1.0, len(batch) / 4)
 
 
 def _timeline_key(runs: Sequence[Run]) -> list[Line2D | Patch]:
@@ -215,7 +229,7 @@ def _timeline_key(runs: Sequence[Run]) -> list[Line2D | Patch]:
     key: list[Line2D | Patch] = [
         Line2D([], [], color=INK, marker="v", linestyle="", markersize=6, label="update published"),
         Line2D([], [], color=look.color, linewidth=1.6, **dot, label="on its way, delivered"),
-        Line2D([], [], color=look.color, **tick, label="request (thin: brought nothing)"),
+        Line2D([], [], color=look.color, **tick, label="request (thin: for nothing)"),
         Patch(facecolor=look.color, alpha=0.22, label="held open"),
     ]
     if any(run.lost for run in runs):
@@ -225,9 +239,11 @@ def _timeline_key(runs: Sequence[Run]) -> list[Line2D | Patch]:
 
 def _summary(run: Run) -> str:
     asked = count(run.requests, "request")
-    lines = [f"{run.clients} clients: {asked}" if run.clients > 1 else asked, f"median delay {seconds(run.delay(0.5))}"]
+    lines = [f"{run.clients} clients: {asked}" if run.clients > 1 else asked]
     if run.wasted:
-        lines.insert(1, f"{run.wasted:,} brought nothing")
+        lines.append(f"{run.wasted:,} brought nothing")
+    if run.expected:
+        lines.append(f"median delay {seconds(run.delay(0.5))}")
     if run.lost:
         lines.append(f"{run.lost:,} of {run.expected:,} lost")
     return "\n".join(lines)
@@ -244,6 +260,8 @@ def _timeline_title(runs: Sequence[Run]) -> str:
 
 def _worst(runs: Sequence[Run], q: float, what: str) -> str:
     """A title's finding: who loses most, or when a share `q` of the deliveries has come, slowest and others."""
+    if not any(run.expected for run in runs):
+        return "No update was published"
     slow = max(runs, key=lambda run: (run.lost, run.delay(q)))
     if slow.lost:
         return f"{_upper(slow.label)}: {_percent(slow.lost, slow.expected)} of the deliveries never come"
@@ -301,7 +319,8 @@ def delay_ecdf(
                 _label(axes, bundle, 50 if right else 80, right=right)
         else:
             for n, line in enumerate(curves):
-                _label(axes, [line], 90 - 16 * n if len(runs) > 1 else 35, right=True)
+                level = 90 - 16 * n if len(runs) > 1 else 35
+                _label(axes, [line], level, right=_place(axes, line, level) < 0.7)
     picture.alt = alt or f"Share of deliveries against their delay ({_mode(runs)}). {' '.join(map(_in_words, runs))}"
     return picture
 
@@ -340,19 +359,12 @@ def _place(axes: Axes, line: Line2D, level: float) -> float:
 def _label(axes: Axes, lines: Sequence[Line2D], level: float, *, right: bool) -> None:
     """Name the curves beside where they reach `level` (%), to the right of the last or to the left of the first."""
     places = [_place(axes, line, level) for line in lines]
-    anchor = (max(places) + 0.01 if right else min(places) - 0.01, level / 104)
-    axes.add_artist(
-        axes.legend(
-            handles=list(lines),
-            loc="center left" if right else "center right",
-            bbox_to_anchor=anchor,
-            borderpad=0,
-            fontsize=11,
-            labelcolor="linecolor",
-            handlelength=1.8,
-            handletextpad=0.5,
-        )
-    )
+    top = max(float(np.asarray(line.get_ydata(), float)[-1]) for line in lines)
+    anchor = (max(places) + 0.025 if right else min(places) - 0.015, min(level, top + 6) / axes.get_ylim()[1])
+    names = [str(line.get_label()) for line in lines]
+    look: dict[str, Any] = {"fontsize": 11, "labelcolor": "linecolor", "handlelength": 1.8, "handletextpad": 0.5}
+    look["loc"] = "center left" if right else "center right"
+    axes.add_artist(Legend(axes, list(lines), names, bbox_to_anchor=anchor, borderpad=0, **look))
 
 
 def request_bars(
@@ -381,9 +393,10 @@ def request_bars(
                 text += f"\npredicted: {law:,.0f}"
             _beside(axes, text, max(run.requests, law or 0), row, color)
         axes.set(xlim=(0, longest * 1.45), ylim=(len(runs) - 0.45, -0.55), xlabel="requests", yticks=range(len(runs)))
-        for label, run in zip(axes.set_yticklabels([run.label for run in runs]), runs, strict=True):
+        for label, run in zip(axes.set_yticklabels([textwrap.fill(run.label, 20) for run in runs]), runs, strict=True):
             label.set(color=style(run.model).color, weight="bold")
         axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     picture.alt = (
         alt or f"Requests that brought updates, and that did not ({_mode(runs)}). {' '.join(map(_in_words, runs))}"
     )
@@ -428,8 +441,8 @@ def _in_words(run: Run) -> str:
     """The run in one sentence, for those who hear the figure."""
     asked = f"{count(run.requests, 'request')}, {run.wasted:,} of them for nothing"
     came = f"{run.expected - run.lost:,} of {run.expected:,} deliveries came"
-    delays = f"median delay {seconds(run.delay(0.5))}, 95 % within {seconds(run.delay(0.95))}"
-    return f"{_upper(run.label)}, {count(run.clients, 'client')}: {asked}; {came}, {delays}."
+    late = f", median delay {seconds(run.delay(0.5))}, 95 % within {seconds(run.delay(0.95))}" if run.expected else ""
+    return f"{_upper(run.label)}, {count(run.clients, 'client')}: {asked}; {came}{late}."
 
 
 def _panel(height: float, title: str, tag: str = "") -> tuple[Picture, Axes]:
@@ -437,7 +450,7 @@ def _panel(height: float, title: str, tag: str = "") -> tuple[Picture, Axes]:
     text = textwrap.fill(title, 62)
     lines = text.count("\n") + 1
     with mpl.rc_context(LOOK):
-        picture = Picture(figsize=(WIDTH, height + 0.27 * lines), layout="constrained")
+        picture = Picture(figsize=(WIDTH, height + 0.27 * lines), dpi=DPI, layout="constrained")
         axes: Axes = picture.add_subplot()
         picture.suptitle(text, x=0.008, ha="left", size=14, weight="bold")
         picture.text(0.992, 1 - 0.02 / height, tag, ha="right", va="top", size=9, color=GREY)
