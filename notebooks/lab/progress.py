@@ -33,10 +33,13 @@ async def progress(seconds: float, what: str) -> AsyncIterator[None]:
 async def _draw(seconds: float, what: str) -> None:
     begin = time.perf_counter()
     with tqdm(total=seconds, desc=what, leave=False, bar_format="{desc} {bar} {n:.0f} of {total:.0f} s") as bar:
-        while True:
-            bar.n = min(time.perf_counter() - begin, seconds)
-            bar.refresh()
-            await asyncio.sleep(0.2)
+        try:
+            while True:
+                bar.n = min(time.perf_counter() - begin, seconds)
+                bar.refresh()
+                await asyncio.sleep(0.2)
+        finally:
+            bar.n = seconds  # an unfinished bar would turn red and stay
 
 
 def watched() -> bool:
