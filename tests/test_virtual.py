@@ -943,8 +943,8 @@ async def test_bytes_and_transcript_say_what_went_over_the_network(net: Net) -> 
         await asyncio.sleep(1)
         assert net.bytes == {"up": 8, "down": 9}
         first, second = net.connections
-        assert (first.number, first.bytes, first.link) == (1, {"up": 8, "down": 9}, net.link)
-        assert (second.number, second.bytes, second.closed) == (2, {"up": 0, "down": 0}, None)
+        assert (first.number, first.up, first.down, first.link) == (1, 8, 9, net.link)
+        assert (second.number, second.up, second.down, second.closed) == (2, 0, 0, None)
         assert (first.opened, first.closed) == (at(2 * D), at(9 * D))
         assert net.transcript is not None
         assert [(row.connection, row.way, row.kind, row.data) for row in net.transcript] == [

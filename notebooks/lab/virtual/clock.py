@@ -65,6 +65,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     from. Another thread may set `interrupt`: it is raised from the loop between two rounds of callbacks.
     """
 
+    mode = "VIRTUAL"  # what an experiment on this loop calls itself
     _scheduled: list[asyncio.TimerHandle]  # BaseEventLoop's heap of timers, the earliest first
 
     def __init__(self, seed: int, limit: float | None) -> None:
