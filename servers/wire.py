@@ -13,7 +13,8 @@ and the receiver's pace:
 
 The end of a direction (FIN) and a reset (RST) fly like data: each side sees what it would see without the wire, later.
 With WINDOW bytes in flight an end reads no more (one read is at most 256 KiB), and TCP makes the sender wait.
-What a wire cannot do: the kernel accepts a connection at once, so opening one costs no delay, even in a black hole.
+Two things differ from a long cable: the kernel accepts a connection at once, so that opening one costs no delay, even
+in a black hole; and an end that does not read, or has read a FIN, learns of a reset only when it next reads or writes.
 """
 
 import asyncio
@@ -26,13 +27,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Concatenate, Literal, NamedTuple, ParamSpec, Self
 from urllib.parse import urlsplit
 
 Way = Literal["up", "down"]  # up: from the client to the server
-Kind = Literal["DATA", "FIN", "RST"]
+Kind = Literal["OPEN", "DATA", "FIN", "RST"]  # OPEN: the target has accepted the connection
 P = ParamSpec("P")
 
 WAYS: tuple[Way, Way] = ("up", "down")
@@ -106,11 +107,12 @@ class Wire:
         self.delay, self.jitter, self.rate, self.seed = delay, jitter, rate, seed
         self.connections: list[Connection] = []
         self.transcript: list[Row] | None = [] if transcript else None
-        self._live: dict[_End, None] = {}  # the client's end of every live connection
+        self._live: dict[_End, None] = {}  # the ends that have an open transport
         self._connecting: set[asyncio.Task[None]] = set()
         self._blackholed: set[Way] = set()
         self._stalled: set[Way] = set()
-        self._until_cut: dict[Way, int | None] = {"up": None, "down": None}
+        self._budget: dict[Way, int] = {}  # bytes to pass before a cut
+        self._severed: set[Way] = set()  # the last of them has passed, and the cut is about to come
         self._stopping = threading.Lock()
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"wire to {target}", daemon=True)
@@ -138,20 +140,20 @@ class Wire:
     @_on_the_loop
     def cut(self) -> None:
         """Reset every connection at both ends, now. What is in flight is lost."""
-        for end in self._ends():
-            end.reset()
+        self._cut()
 
     @_on_the_loop
-    def cut_after(self, n: int, way: Way = "down") -> None:
-        """Cut the first connection that passes `n` bytes that way, counted from now or its opening: there, and once.
+    def cut_after(self, n_bytes: int, way: Way = "down") -> None:
+        """Cut once `n_bytes` more bytes have been passed on that way: exactly those, and not one byte more.
 
-        The reset waits until the receiver's kernel has the n bytes (on Linux; elsewhere it may destroy the last of
-        them). With n = 0 the connection dies of its first byte. A later call replaces an earlier one.
+        The bytes of all connections count, the next one's too if none is open. It happens once, as soon as the
+        receiver's kernel has the last byte (only Linux tells; elsewhere the reset may destroy it). With 0, it happens
+        when the first byte would have passed. A second call replaces the first.
         """
         _check(way)
-        if n < 0:
-            raise ValueError(f"a connection cannot be cut after {n} bytes")
-        self._arm(way, n)
+        if n_bytes < 0:
+            raise ValueError(f"cannot cut after {n_bytes} bytes")
+        self._budget[way] = n_bytes
 
     @_on_the_loop
     def blackhole(self, *ways: Way) -> None:
@@ -200,18 +202,15 @@ class Wire:
         self.connections.append(connection)
         client, server = _End(self, connection, "up"), _End(self, connection, "down")
         client.peer, server.peer = server, client
-        self._live[client] = None
         return client
 
-    def _ends(self) -> "Iterator[_End]":
-        for client in tuple(self._live):
-            yield from (client, client.peer)
+    def _ends(self) -> "list[_End]":
+        """Both ends of every connection that has one open: what one end read before it closed may still fly."""
+        return list(dict.fromkeys(end for live in self._live for end in (live, live.peer)))
 
-    def _arm(self, way: Way, n: int | None) -> None:
-        self._until_cut[way] = n
+    def _cut(self) -> None:
         for end in self._ends():
-            if end.way == way:
-                end.until_cut = n
+            end.reset()
 
     async def _close(self) -> None:
         self._loop.remove_reader(self._server.sockets[0])  # closed now, it would leak what it is just accepting
@@ -242,8 +241,7 @@ class _End(asyncio.Protocol):
         self.held = 0  # bytes in flight
         self.sent = self.due = 0.0  # when, at the given rate, the last of it has left; when it is due
         self.timer: asyncio.TimerHandle | None = None
-        self.until_cut = wire._until_cut[way]
-        self.made = self.read_fin = self.passed_fin = self.choked = self.severed = False
+        self.made = self.read_fin = self.passed_fin = self.choked = False
         self.rng = random.Random(f"{wire.seed} {connection.number} {way}")
 
     @property
@@ -254,12 +252,15 @@ class _End(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=0)  # one write at a time: the rest stays in flight
         self.transport, self.made = transport, True
+        self.wire._live[self] = None
         if self.way == "up":
             connecting = self.wire._loop.create_task(self.connect())
             self.wire._connecting.add(connecting)
             connecting.add_done_callback(self.wire._connecting.discard)
-        elif not self.peer.alive and not self.peer.flight:  # cut in the meantime
-            self.reset()
+        else:
+            self.peer.log("OPEN")
+            if not self.peer.alive and not self.peer.flight:  # it was cut while this end was connecting
+                self.reset()
         self.flow()
         self.peer.land()
 
@@ -280,14 +281,15 @@ class _End(asyncio.Protocol):
         return True  # this side can still receive
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error:  # its own side reset it; without an error it was the wire
+        del self.wire._live[self]
+        self.peer.drop()
+        if error:
             self.take_off("RST")
-        self.peer.flight.clear()
-        self.peer.held = 0
-        self.peer.flow()
-        if not self.peer.alive:
+        else:  # the wire closed it, and with it the whole connection
+            self.drop()
+            self.peer.reset()
+        if self.peer not in self.wire._live:
             self.connection.closed = time.perf_counter()
-            self.wire._live.pop(self if self.way == "up" else self.peer, None)
 
     def pause_writing(self) -> None:
         self.choked = True
@@ -319,19 +321,21 @@ class _End(asyncio.Protocol):
         self.flow()
 
     def can_deliver(self) -> bool:
-        return self.peer.alive and not self.peer.choked and not self.severed and self.way not in self.wire._blackholed
+        held_back = self.way in self.wire._blackholed or self.way in self.wire._severed
+        return self.peer.alive and not self.peer.choked and not held_back
 
     def deliver(self, kind: Kind, data: bytes) -> None:
         if kind == "DATA":
-            data = data[: self.until_cut]
-            self.log(kind, data)
-            self.peer.transport.write(data)
-            if self.until_cut is not None:
-                self.until_cut -= len(data)
-                if not self.until_cut:
-                    self.severed = True
-                    self.wire._arm(self.way, None)
-                    self.cut_once_received()
+            budget = self.wire._budget.pop(self.way, None)
+            data = data[:budget]
+            if data:
+                self.log(kind, data)
+                self.peer.transport.write(data)
+            if budget == len(data):
+                self.wire._severed.add(self.way)
+                self.cut_once_received()
+            elif budget is not None:
+                self.wire._budget[self.way] = budget - len(data)
         elif kind == "FIN":
             self.log(kind)
             self.passed_fin = True
@@ -339,7 +343,6 @@ class _End(asyncio.Protocol):
                 self.peer.transport.write_eof()
             except OSError:  # its own side has reset it, and it has not noticed because it was not reading
                 self.peer.transport.abort()
-                self.peer.take_off("RST")
             if self.peer.passed_fin:
                 self.transport.close()
                 self.peer.transport.close()
@@ -354,17 +357,21 @@ class _End(asyncio.Protocol):
             else:
                 self.transport.resume_reading()
 
+    def drop(self) -> None:
+        self.flight.clear()
+        self.held = 0
+        self.flow()
+
     def cut_once_received(self) -> None:
-        if self.peer.alive:
-            if self.peer.transport.get_write_buffer_size() or _unacknowledged(self.peer.transport):
-                self.wire._loop.call_later(0.001, self.cut_once_received)
-            else:
-                self.reset()
-                self.peer.reset()
+        if self.peer.alive and _unreceived(self.peer.transport):
+            self.wire._loop.call_later(0.001, self.cut_once_received)
+        else:
+            self.wire._severed.discard(self.way)
+            self.wire._cut()
 
     def reset(self) -> None:
         """Send RST to this end's own side, and forget what came from there."""
-        self.flight.clear()
+        self.drop()
         if self.alive:
             self.peer.log("RST")
             rst_on_close = struct.pack("ii", 1, 0)  # SO_LINGER, for 0 seconds
@@ -389,13 +396,13 @@ def _check(*ways: Way) -> tuple[Way, ...]:
     return ways or WAYS
 
 
-def _unacknowledged(transport: asyncio.Transport) -> int:
-    """The bytes that the receiver's kernel has not acknowledged yet, as far as ours tells."""
-    if sys.platform != "linux":
-        return 0
-    import fcntl
-    import termios
+def _unreceived(transport: asyncio.Transport) -> int:
+    """The bytes written that the receiver's kernel has not acknowledged; of those in ours, only Linux tells."""
+    unacknowledged: int = 0
+    if sys.platform == "linux":
+        import fcntl
+        import termios
 
-    count: int
-    (count,) = struct.unpack("i", fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4)))
-    return count
+        sock = transport.get_extra_info("socket")
+        (unacknowledged,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
+    return transport.get_write_buffer_size() + unacknowledged

@@ -156,7 +156,7 @@ def passed(wire: Wire, way: Way) -> bytes:
 
 def events(wire: Wire) -> list[tuple[int, Way, str]]:
     assert wire.transcript is not None
-    return [(row.connection, row.way, row.kind) for row in wire.transcript if row.kind != "DATA"]
+    return [(row.connection, row.way, row.kind) for row in wire.transcript if row.kind in ("FIN", "RST")]
 
 
 BOTH = pytest.mark.parametrize("way", ["up", "down"])
@@ -196,7 +196,7 @@ def test_a_wire_refuses_what_it_cannot_do() -> None:
         for act in (wire.blackhole, wire.stall, wire.resume):
             with pytest.raises(ValueError, match=r"^a way is 'up' or 'down', not 'left'$"):
                 act("left")  # type: ignore[arg-type]  # the point of the test
-        with pytest.raises(ValueError, match=r"^a connection cannot be cut after -1 bytes$"):
+        with pytest.raises(ValueError, match=r"^cannot cut after -1 bytes$"):
             wire.cut_after(-1)
 
 
@@ -295,32 +295,36 @@ def test_a_transcript_tells_what_passed_in_order() -> None:
         read(link.server, 4)
         link.server.sendall(b"pong")
         read(link.client, 4)
-        other, _ = link.another()
-        other.close()
-        until(lambda: len(link.wire.connections) == 2 and len(link.wire.transcript or ()) == 3)
+        client, server = link.another()
+        with server:
+            client.close()
+            assert read_to_the_end(server) == (b"", False)
         rows = link.wire.transcript
         assert rows is not None
+        until(lambda: len(rows) == 6)
         assert [row[1:] for row in rows] == [
+            (1, "up", "OPEN", b""),
             (1, "up", "DATA", b"ping"),
             (1, "down", "DATA", b"pong"),
+            (2, "up", "OPEN", b""),
             (2, "up", "FIN", b""),
+            (2, "down", "FIN", b""),
         ]
         times = [before, link.connection.opened, *(row.time for row in rows), time.perf_counter()]
         assert times == sorted(times)
         assert isinstance(rows[0], Row)
-        _.close()
 
 
 def test_a_target_that_is_down_closes_the_connection_at_once() -> None:
     """Who connects while nothing listens at the target is reset; when the target is up again, the wire works."""
-    with listening() as listener:
-        address = listener.getsockname()
-    with Wire(f"127.0.0.1:{address[1]}") as wire:
-        with dial(wire) as client:
-            assert read_to_the_end(client) == (b"", True)
-        until(lambda: wire.connections[0].closed)
-        with socket.create_server(address) as listener:
-            listener.settimeout(LIMIT)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))  # bound and not listening: the port refuses connections, and stays ours
+        listener.settimeout(LIMIT)
+        with Wire(at(listener)) as wire:
+            with pytest.raises(ConnectionResetError), dial(wire) as client:  # dialling may see the reset already
+                client.recv(1)
+            until(lambda: wire.connections[0].closed)
+            listener.listen()
             with dial(wire) as client, answer(listener) as server:
                 client.sendall(b"up again")
                 assert read(server, 8) == b"up again"
@@ -484,18 +488,22 @@ def test_a_cut_after_n_bytes_counts_from_the_call_on_a_connection_that_is_open()
         assert link.wire.bytes == {"up": 50, "down": 120}
 
 
-def test_only_the_first_connection_to_reach_n_is_cut() -> None:
-    """Of two connections the one that passes n bytes first is cut; the other goes on."""
+def test_the_bytes_of_all_connections_count_and_all_are_cut() -> None:
+    """A cut after n bytes is a cut of the wire: whoever passes the n-th byte, every connection is reset, once."""
     with linked() as link:
         client, server = link.another()
         with client, server:
             link.wire.cut_after(10, "up")
-            link.client.sendall(b"x" * 9)
-            read(link.server, 9)
+            link.client.sendall(b"x" * 4)
+            read(link.server, 4)
             client.sendall(b"x" * 11)
-            assert read_to_the_end(server) == (b"x" * 10, True)
-            link.client.sendall(b"y" * 100)
-            assert read(link.server, 100) == b"y" * 100
+            assert read_to_the_end(server) == (b"x" * 6, True)
+            for sock in (client, link.client, link.server):
+                assert read_to_the_end(sock) == (b"", True)
+        client, server = link.another()
+        with client, server:
+            client.sendall(b"y" * 100)
+            assert read(server, 100) == b"y" * 100
 
 
 # --- black holes ---
