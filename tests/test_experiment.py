@@ -14,11 +14,11 @@ import httpx_sse
 import numpy as np
 import pytest
 import websockets
+
 from lab import experiment as module
 from lab.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
 from lab.result import LIVE, Delivery, Publication, Request, Run, count, seconds, table
 from lab.schedule import Schedule
-
 from servers import long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
 from servers.feed import Feed

@@ -5,8 +5,8 @@ import json
 import time
 
 import pytest
-from lab.event_stream import EventStreamParser
 
+from lab.event_stream import EventStreamParser
 from servers.background import serve
 from servers.feed import Feed
 from servers.sse import create_app

@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Any, Protocol, TypedDict
 
 import httpx
-from servers.feed import Feed
-from servers.service import Service
 
 from lab.progress import progress
 from lab.result import LIVE, Delivery, Publication, Request, Run, table
 from lab.schedule import Schedule
+from servers.feed import Feed
+from servers.service import Service
 
 __all__ = ["HTTP", "ClientLog", "ExperimentError", "Run", "Schedule", "experiment", "side_by_side", "table"]
 

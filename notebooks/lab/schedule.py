@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from servers.sources import Edit, synthetic_edits
 
 
