@@ -25,7 +25,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
-from lab import clients
+from lab import answers, clients
 from lab.clients import (
     BadAnswer,
     BadClose,
@@ -583,7 +583,7 @@ def test_honours_a_retry_after_date(model: str) -> None:
         ("1.5", 0),
         ("soon", 0),
         ("²", 0),
-        ("9" * 300, 1e300),
+        ("9" * 300, 3600),
         ("9" * 5000, 0),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
         ("Mon, 99 Foo 2999 99:99:99 GMT", 0),
@@ -592,13 +592,13 @@ def test_honours_a_retry_after_date(model: str) -> None:
 )
 def test_retry_after_values(value: str, seconds: float) -> None:
     """A Retry-After that is neither digits nor a date, or that lies in the past, asks for no pause."""
-    assert clients._retry_after(value) == pytest.approx(seconds)
+    assert answers.retry_after(value) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"])
 def test_retry_after_dates(text: str) -> None:
     """All three formats of an HTTP-date are read, in GMT (RFC 9110, section 5.6.7)."""
-    assert clients._retry_after(time.strftime(text, time.gmtime(time.time() + 100))) == pytest.approx(100, abs=2)
+    assert answers.retry_after(time.strftime(text, time.gmtime(time.time() + 100))) == pytest.approx(100, abs=2)
 
 
 def test_retry_after_is_bounded() -> None:

@@ -27,10 +27,8 @@ breaks. Whether to try again is decided in one place for all models, and ends wi
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import functools
-import json
 import math
 import os
 import random
@@ -38,100 +36,60 @@ import re
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, NoReturn, Protocol
+from datetime import datetime
+from typing import NoReturn, Protocol
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 
+from lab import answers
+from lab.answers import (
+    LONGEST_INTERVAL,
+    Answer,
+    BadAnswer,
+    BadClose,
+    BadCursor,
+    BadStatus,
+    ClientError,
+    GaveUp,
+    News,
+    Refused,
+    Reset,
+    Unavailable,
+    Update,
+)
 from lab.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
-from servers.feed import BATCH, Change, Reason
+from servers.feed import BATCH
 from servers.service import HEARTBEAT
 
-SILENCE = 2.5  # heartbeats without a byte after which a link is dead
+__all__ = [
+    "MODELS",
+    "BadAnswer",
+    "BadClose",
+    "BadCursor",
+    "BadStatus",
+    "ClientError",
+    "GaveUp",
+    "Log",
+    "News",
+    "Refused",
+    "Reset",
+    "Retry",
+    "Unavailable",
+    "Update",
+    "long_polling",
+    "short_polling",
+    "sse",
+    "websocket",
+]
+
+SILENCE = 2.5  # heartbeats of silence after which a link is dead
 CONNECT_LIMIT = 10.0  # seconds to open a connection, at most
-LONGEST_PAUSE = 3600.0  # seconds; a slip in a server's Retry-After must not switch a client off for years
 MAX_MESSAGE = 2**26 + 2**16  # bytes of a WebSocket message: all that a feed keeps by default, and its envelope
-TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)
-PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
-TRY_AGAIN_LATER = 1013  # IANA, WebSocket Close Code Number Registry
-
-
-class ClientError(Exception):
-    """What can end an iterator."""
-
-
-class GaveUp(ClientError):
-    """The server has not answered for `Retry.give_up_after` seconds."""
-
-
-class Unavailable(ClientError):
-    """A failure that may pass. `wait` is the pause the server asks for (s); `busy` says that it is overloaded."""
-
-    def __init__(self, text: str, wait: float = 0.0, busy: bool = False) -> None:
-        super().__init__(text)
-        self.wait, self.busy = wait, busy
-
-
-class Refused(ClientError):
-    """A failure that would come again."""
-
-
-class BadCursor(Refused):
-    """The server never handed out this cursor, or it lies in the future of its log."""
-
-
-class BadStatus(Refused):
-    """An HTTP status that is not of the model."""
-
-
-class BadAnswer(Refused):
-    """Content that is not of the model: its type, its JSON, or cursors that jump without a reset."""
-
-
-class BadClose(Refused):
-    """A close code that names a fault in what was sent."""
-
-
 PASSING = (Unavailable, httpx.RequestError, OSError)  # OSError: refused, reset, timed out, no such host
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One change of one file. `size` in bytes, `published` in Unix time (s), `cursor` what resumes after it."""
-
-    seq: int
-    path: str
-    change: Change
-    size: int | None
-    sha256: str | None
-    published: float
-    content: bytes | None
-    cursor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """Some updates are gone for this client ("expired"), or all it knew ("epoch"); it goes on from `cursor`."""
-
-    reason: Reason
-    cursor: str
-    oldest: str
-
-
-News = Update | Reset
-
-
-class Answer(NamedTuple):
-    """What an attempt got: updates, perhaps none, and the cursor after them (None: the server has not said yet)."""
-
-    updates: tuple[Update, ...]
-    cursor: str | None
-
 
 Attempt = Callable[[], AsyncGenerator[Answer | Reset, None]]
 
@@ -150,9 +108,13 @@ class Retry:
     give_up_after: float | None = None
     rng: random.Random | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.base >= 0 and self.cap >= 0 and (self.give_up_after is None or self.give_up_after > 0)):
+            raise ValueError(f"pauses are 0 s or more, and giving up takes more than 0 s, not {self}")
+
     def ceiling(self, failures: int) -> float:
         """The most that jitter adds after this many failures (s)."""
-        return min(self.cap, self.base * 2.0 ** min(failures, 100))  # 2.0 ** 1024 is an OverflowError, after hours
+        return min(self.cap, self.base * 2.0 ** min(failures, 100))  # 2.0 ** 1024, hours later, is an OverflowError
 
     def jitter(self, failures: int) -> float:
         """What it adds (s)."""
@@ -191,12 +153,13 @@ def short_polling(
             while True:
                 with here.request():
                     response = await http.get(here.address(), headers={"If-None-Match": etag} if etag else {})
-                    answer = _pulled(response, here.cursor)
+                    answer = answers.of_pull(response, here.cursor)
                 yield answer
                 if isinstance(answer, Answer) and len(answer.updates) >= BATCH:
                     continue  # a full batch: there is more
                 etag = response.headers.get("ETag", "")
-                due = max(_now(), due + (interval or _pace(response.headers.get("X-Poll-Interval", ""))))
+                pace = interval or answers.poll_interval(response.headers.get("X-Poll-Interval", ""))
+                due = max(_now(), due + pace)
                 await asyncio.sleep(due - _now())
 
     return here.follow(attempt)
@@ -225,7 +188,7 @@ def long_polling(
                 hold = max(0.0, min(wait, here.left / 2))  # after a failure: so that the answer comes before giving up
                 with here.request():
                     response = await http.get(here.address(wait=f"{hold:g}"), timeout=_limits(hold + timeout))
-                    answer = _pulled(response, here.cursor)
+                    answer = answers.of_pull(response, here.cursor)
                 yield answer
                 if answer.cursor == asked:  # nothing new; and if it came at once (the server is closing), do not spin
                     await asyncio.sleep(begun + min(1.0, hold / 2) - _now())
@@ -249,13 +212,8 @@ def websocket(
         with here.request():
             async with _socket(here.address(), heartbeat) as socket:
                 while True:
-                    match message := _json(await socket.recv()):
-                        case {"type": "hello", "cursor": str(start)}:
-                            yield Answer((), start)
-                        case {"type": "updates"}:
-                            yield _answer(message)
-                        case {"type": "reset"}:
-                            yield _reset(message)
+                    if answer := answers.of_message(await socket.recv()):
+                        yield answer
 
     return here.follow(attempt)
 
@@ -283,18 +241,17 @@ def sse(
             async with _http(SILENCE * heartbeat) as http, http.stream("GET", here.url, headers=headers) as response:
                 if response.status_code == 204:
                     return
-                await _check_stream(response)
+                if response.status_code != 200:
+                    raise answers.refusal(response.status_code, response.headers, await response.aread())
+                answers.check_stream(response.headers.get("Content-Type", ""))
                 parser = EventStreamParser()
                 async for chunk in response.aiter_bytes():
-                    events = parser.feed(chunk)
+                    for event in parser.feed(chunk):
+                        if answer := answers.of_event(event):
+                            yield answer
+                    yield Answer((), parser.last_event_id or None)  # a sign of life, and perhaps a block of only an id
                     if parser.reconnection_time is not None:
-                        here.floor = parser.reconnection_time / 1000
-                    for event in events:
-                        if event.type == "update":
-                            yield _answer({"updates": [_json(event.data)], "cursor": event.last_event_id})
-                        elif event.type == "reset":
-                            yield _reset(_json(event.data))
-                    yield Answer((), parser.last_event_id or None)
+                        here.floor = min(parser.reconnection_time / 1000, LONGEST_INTERVAL)
                 raise Unavailable("the server ended the stream")
 
     return here.follow(attempt)
@@ -376,9 +333,9 @@ class _Follower:
 
     def moves_to(self, cursor: str) -> bool:
         """Go forward to a cursor of the server's; say no, and stay, if it does not lie ahead."""
-        epoch, seq = _split(cursor)
+        epoch, seq = answers.split(cursor)
         if self.cursor not in (None, "0"):
-            known_epoch, known_seq = _split(self.cursor)
+            known_epoch, known_seq = answers.split(self.cursor)
             if epoch != known_epoch:
                 raise BadAnswer(f"the log changed from {self.cursor} to {cursor} without a reset")
             if seq <= known_seq:
@@ -393,7 +350,7 @@ class _Follower:
         asked, busy = (error.wait, error.busy) if isinstance(error, Unavailable) else (0.0, False)
         if busy:  # it let us in, and then out again: that was no recovery
             self.failures = max(self.failures, self.failures_before)
-        pause = min(max(asked, self.floor), LONGEST_PAUSE) + self.retry.jitter(self.failures)
+        pause = max(asked, self.floor) + self.retry.jitter(self.failures)
         self.failures += 1
         await asyncio.sleep(min(pause, self.left))
         if self.left <= 0:
@@ -470,126 +427,14 @@ async def _socket(address: httpx.URL, heartbeat: float) -> AsyncGenerator[Client
                 socket.transport.abort()  # nothing, if it is closed; the end, if even the closing was cancelled
     except InvalidStatus as error:
         answer = error.response
-        raise _refusal(answer.status_code, dict(answer.headers.raw_items()), bytes(answer.body or b"")) from error
+        headers = dict(answer.headers.raw_items())
+        raise answers.refusal(answer.status_code, headers, bytes(answer.body or b"")) from error
     except InvalidMessage as error:  # cut before the answer, most often
         raise Unavailable(str(error)) from error
     except InvalidHandshake as error:
         raise BadAnswer(str(error)) from error
     except ConnectionClosed as error:
-        raise _closed(error) from error
-
-
-def _closed(error: ConnectionClosed) -> ClientError:
-    """What a close code means (RFC 6455, section 7.4): whether to come back, and how soon."""
-    close = error.rcvd or error.sent  # sent: what this side found wrong; neither (1006): the link broke
-    code = close.code if close else 1006
-    if code in PERMANENT_CLOSES:
-        return BadClose(str(error))
-    return Unavailable(str(error), busy=code == TRY_AGAIN_LATER)
-
-
-async def _check_stream(response: httpx.Response) -> None:
-    """Raise unless this is an event stream ("Server-sent events", WHATWG HTML, section 9.2.2)."""
-    if response.status_code != 200:
-        raise _refusal(response.status_code, response.headers, await response.aread())
-    kind = response.headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() != "text/event-stream":
-        raise BadAnswer(f"an event stream is text/event-stream, not {kind!r}")
-
-
-def _pulled(response: httpx.Response, cursor: str | None) -> Answer | Reset:
-    """The answer of a poll from `cursor`."""
-    match response.status_code:
-        case 200:
-            return _answer(_json(response.content))
-        case 304:
-            return Answer((), cursor)
-        case 410:
-            return _reset(_json(response.content))
-        case status:
-            raise _refusal(status, response.headers, response.content)
-
-
-def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
-    """What an HTTP status means that is not of the model."""
-    try:
-        detail = str(json.loads(body)["detail"])
-    except (ValueError, TypeError, LookupError, RecursionError):
-        detail = ""
-    text = f"the server answered {status}{': ' if detail else ''}{detail[:200]}"
-    if status >= 500 or status in TRY_AGAIN:
-        return Unavailable(text, wait=_retry_after(httpx.Headers(headers).get("Retry-After", "")))
-    return BadCursor(text) if status == 400 and detail else BadStatus(text)
-
-
-def _retry_after(value: str) -> float:
-    """Seconds from now, of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3); else 0."""
-    if re.fullmatch("[0-9]{1,300}", value):
-        return float(value)
-    try:
-        date = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return 0.0
-    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())
-
-
-def _pace(value: str) -> float:
-    """Seconds, of an X-Poll-Interval header; 5 when it makes no sense."""
-    with contextlib.suppress(ValueError):
-        if float(value) > 0:  # not NaN
-            return min(float(value), LONGEST_PAUSE)
-    return 5.0
-
-
-def _json(text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadAnswer(f"not JSON: {error}") from None
-
-
-def _answer(body: Any) -> Answer:
-    """{"updates": [...], "cursor": C} as an Answer."""
-    match body:
-        case {"updates": list(updates), "cursor": str(cursor)}:
-            epoch, _ = _split(cursor)
-            return Answer(tuple(_update(update, epoch) for update in updates), cursor)
-    raise BadAnswer('an answer has "updates" and "cursor"')
-
-
-def _update(fields: Any, epoch: str) -> Update:
-    match fields:
-        case {
-            "seq": int(seq),
-            "path": str(path),
-            "change": "added" | "modified" | "deleted" as change,
-            "size": int() | None as size,
-            "sha256": str() | None as sha256,
-            "published": float() | int() as published,
-        }:
-            content = fields.get("content")
-            try:
-                content = None if content is None else base64.b64decode(content, validate=True)
-            except (ValueError, TypeError):
-                raise BadAnswer(f"the content of update {seq} is not base64") from None
-            return Update(seq, path, change, size, sha256, published, content, f"{epoch}-{seq}")
-    raise BadAnswer("an update lacks a field, or has one of another type")
-
-
-def _reset(body: Any) -> Reset:
-    match body:
-        case {"reason": "expired" | "epoch" as reason, "cursor": str(cursor), "oldest": str(oldest)}:
-            _split(cursor)
-            return Reset(reason, cursor, oldest)
-    raise BadAnswer('a reset has "reason", "cursor" and "oldest"')
-
-
-def _split(cursor: str) -> tuple[str, int]:
-    """Epoch and number of a cursor of the server's, "<epoch>-<number>"."""
-    epoch, _, number = cursor.rpartition("-")
-    if not epoch or not re.fullmatch("[0-9]{1,18}", number):
-        raise BadAnswer(f"not a cursor: {cursor[:64]!r}")
-    return epoch, int(number)
+        raise answers.of_close(error) from error
 
 
 MODELS: dict[str, Callable[..., AsyncGenerator[News, None]]] = {

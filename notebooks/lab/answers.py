@@ -1,0 +1,236 @@
+"""What a server's answer means: the updates in it, the gap it reports, or why there is none.
+
+    a pull's response        ─▶ of_pull ────┐
+    an event of a stream     ─▶ of_event ───┼─▶ Answer (updates, cursor) | Reset | a ClientError, raised
+    a WebSocket's message    ─▶ of_message ─┘
+
+    another HTTP status, a close code ─▶ refusal, of_close ─▶ a ClientError: Unavailable (try again) | Refused
+
+Nothing here waits or remembers: `lab.clients` asks, and keeps the cursor.
+"""
+
+import base64
+import contextlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import httpx
+from websockets.exceptions import ConnectionClosed
+
+from lab.event_stream import Event
+from servers.feed import Change, Reason
+
+TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)
+PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
+TRY_AGAIN_LATER = 1013  # IANA, WebSocket Close Code Number Registry
+POLL_INTERVAL = 5.0  # seconds, when the server does not say
+LONGEST_INTERVAL = 3600.0  # seconds; a slip in a server's header must not switch a client off for years
+
+
+class ClientError(Exception):
+    """What can end an iterator."""
+
+
+class GaveUp(ClientError):
+    """The server has not answered for `Retry.give_up_after` seconds."""
+
+
+class Unavailable(ClientError):
+    """A failure that may pass. `wait` is the pause the server asks for (s); `busy` says that it is overloaded."""
+
+    def __init__(self, text: str, wait: float = 0.0, busy: bool = False) -> None:
+        super().__init__(text)
+        self.wait, self.busy = wait, busy
+
+
+class Refused(ClientError):
+    """A failure that would come again."""
+
+
+class BadCursor(Refused):
+    """The server never handed out this cursor, or it lies in the future of its log."""
+
+
+class BadStatus(Refused):
+    """An HTTP status that is not of the model."""
+
+
+class BadAnswer(Refused):
+    """Content that is not of the model: its type, its JSON, or cursors that jump without a reset."""
+
+
+class BadClose(Refused):
+    """A close code that names a fault in what was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One change of one file. `size` in bytes, `published` in Unix time (s), `cursor` what resumes after it."""
+
+    seq: int
+    path: str
+    change: Change
+    size: int | None
+    sha256: str | None
+    published: float
+    content: bytes | None
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Some updates are gone for this client ("expired"), or all it knew ("epoch"); it goes on from `cursor`."""
+
+    reason: Reason
+    cursor: str
+    oldest: str
+
+
+News = Update | Reset
+
+
+class Answer(NamedTuple):
+    """What an attempt got: updates, perhaps none, and the cursor after them (None: the server has not said yet)."""
+
+    updates: tuple[Update, ...]
+    cursor: str | None
+
+
+def of_pull(response: httpx.Response, cursor: str | None) -> Answer | Reset:
+    """What a poll from `cursor` was answered. Raises a ClientError for what is neither updates nor a gap."""
+    match response.status_code:
+        case 200:
+            return _answer(_json(response.content))
+        case 304:
+            return Answer((), cursor)
+        case 410:
+            return _reset(_json(response.content))
+        case status:
+            raise refusal(status, response.headers, response.content)
+
+
+def of_event(event: Event) -> Answer | Reset | None:
+    """What an event of a stream says; None when it is of a type this client does not know."""
+    match event.type:
+        case "update":
+            return _answer({"updates": [_json(event.data)], "cursor": event.last_event_id})
+        case "reset":
+            return _reset(_json(event.data))
+    return None
+
+
+def of_message(text: str | bytes) -> Answer | Reset | None:
+    """What a WebSocket's message says; None when it is of a type this client does not know."""
+    match message := _json(text):
+        case {"type": "hello", "cursor": str(cursor)}:
+            return Answer((), cursor)
+        case {"type": "updates"}:
+            return _answer(message)
+        case {"type": "reset"}:
+            return _reset(message)
+    return None
+
+
+def of_close(closed: ConnectionClosed) -> ClientError:
+    """What a WebSocket's close code means (RFC 6455, section 7.4): whether to come back, and how soon."""
+    close = closed.rcvd or closed.sent  # sent: what this side found wrong; neither (1006): the link broke
+    code = close.code if close else 1006
+    return BadClose(str(closed)) if code in PERMANENT_CLOSES else Unavailable(str(closed), busy=code == TRY_AGAIN_LATER)
+
+
+def check_stream(content_type: str) -> None:
+    """Raise BadAnswer unless a 200 is an event stream (WHATWG HTML, section 9.2.2, "process response")."""
+    if content_type.partition(";")[0].strip().lower() != "text/event-stream":
+        raise BadAnswer(f"an event stream is text/event-stream, not {content_type!r}")
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
+    """What an HTTP status means that is not of the model."""
+    try:
+        detail = str(json.loads(body)["detail"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        detail = ""
+    text = f"the server answered {status}{': ' if detail else ''}{detail[:200]}"
+    if status >= 500 or status in TRY_AGAIN:
+        return Unavailable(text, wait=retry_after(httpx.Headers(headers).get("Retry-After", "")))
+    return BadCursor(text) if status == 400 and detail else BadStatus(text)
+
+
+def retry_after(value: str) -> float:
+    """Seconds from now, an hour at most, of a Retry-After header: digits or a date (RFC 9110, 10.2.3); else 0."""
+    if re.fullmatch("[0-9]{1,300}", value):  # int() ends at 4300 digits, float() at 10^308
+        return min(float(value), LONGEST_INTERVAL)
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return 0.0
+    seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time()
+    return min(max(0.0, seconds), LONGEST_INTERVAL)
+
+
+def poll_interval(value: str) -> float:
+    """Seconds, of an X-Poll-Interval header; 5 when it is absent or makes no sense."""
+    with contextlib.suppress(ValueError):
+        if float(value) > 0:  # not NaN
+            return min(float(value), LONGEST_INTERVAL)
+    return POLL_INTERVAL
+
+
+def _json(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswer(f"not JSON: {error}") from None
+
+
+def _answer(body: Any) -> Answer:
+    """{"updates": [...], "cursor": C} as an Answer."""
+    match body:
+        case {"updates": list(updates), "cursor": str(cursor)}:
+            epoch, _ = split(cursor)
+            return Answer(tuple(_update(update, epoch) for update in updates), cursor)
+    raise BadAnswer('an answer has "updates" and "cursor"')
+
+
+def _update(fields: Any, epoch: str) -> Update:
+    match fields:
+        case {
+            "seq": int(seq),
+            "path": str(path),
+            "change": "added" | "modified" | "deleted" as change,
+            "size": int() | None as size,
+            "sha256": str() | None as sha256,
+            "published": float(published),
+        }:
+            content = _content(fields.get("content"))
+            return Update(seq, path, change, size, sha256, published, content, f"{epoch}-{seq}")
+    raise BadAnswer("an update lacks a field, or has one of another type")
+
+
+def _content(text: Any) -> bytes | None:
+    try:
+        return None if text is None else base64.b64decode(text, validate=True)
+    except (ValueError, TypeError):
+        raise BadAnswer("the content of an update is not base64") from None
+
+
+def _reset(body: Any) -> Reset:
+    match body:
+        case {"reason": "expired" | "epoch" as reason, "cursor": str(cursor), "oldest": str(oldest)}:
+            split(cursor)
+            return Reset(reason, cursor, oldest)
+    raise BadAnswer('a reset has "reason", "cursor" and "oldest"')
+
+
+def split(cursor: str) -> tuple[str, int]:
+    """Epoch and number of a cursor of the server's, "<epoch>-<number>"."""
+    epoch, _, number = cursor.rpartition("-")
+    if not epoch or not re.fullmatch("[0-9]{1,18}", number):
+        raise BadAnswer(f"not a cursor: {cursor[:64]!r}")
+    return epoch, int(number)
