@@ -17,7 +17,7 @@ import websockets
 
 from lab import experiment as module
 from lab.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
-from lab.result import LIVE, Delivery, Publication, Request, Run, count, seconds, table
+from lab.result import LIVE, VIRTUAL, Delivery, Publication, Request, Run, count, seconds, table
 from lab.schedule import Schedule
 from servers import long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
@@ -215,16 +215,19 @@ class TestRun:
 
     def test_table(self) -> None:
         """Runs side by side are an HTML table with a header for each row and column, and aligned text."""
-        runs = table([make_run(COMPLETE), make_run(COMPLETE[:4], label="a <b>")])
+        runs = table([make_run(COMPLETE), make_run(COMPLETE[:4], label="a <b>", mode=VIRTUAL)])
         found: list[str] = []
         parser = html.parser.HTMLParser()
-        parser.handle_starttag = lambda tag, attrs: found.append(f"{tag}{dict(attrs).get('scope', '')}")  # type: ignore[method-assign]  # a stock parser with one event wired
+        parser.handle_starttag = lambda tag, attrs: found.append(f"{tag} {dict(attrs).get('scope', '')}")  # type: ignore[method-assign]  # a stock parser with one event wired
         parser.feed(runs._repr_html_())
-        assert found.count("thcol") == len(runs.head)
-        assert found.count("throw") == 2
-        assert found.count("td") == 2 * (len(runs.head) - 1)
-        assert "b" not in found
-        assert len({len(line) for line in repr(runs).splitlines()}) == 1
+        assert found.count("th col") == len(runs.head) - 1
+        assert found.count("th row") == 2
+        assert found.count("td ") == 1 + 2 * (len(runs.head) - 1)
+        assert "b " not in found
+        caption, *lines = repr(runs).splitlines()
+        assert caption == "LIVE and VIRTUAL: 2 clients each, 3 updates"
+        assert len({len(line) for line in lines}) == 1
+        assert [line.split()[0] for line in lines[1:]] == ["SSE", "a"]
         assert make_run(COMPLETE)._repr_html_().count("<tr>") == 2
 
     def test_numbers_as_one_says_them(self) -> None:

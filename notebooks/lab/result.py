@@ -201,45 +201,48 @@ def seconds(value: float) -> str:
 
 
 class Table:
-    """Runs side by side: an HTML table in a notebook, aligned text elsewhere."""
+    """Runs side by side: an HTML table in a notebook, aligned text elsewhere. What they share is the caption."""
 
     head: tuple[str, ...] = (
-        *("model", "clients", "updates", "requests", "wasted", "held at most"),
-        *("delivered", "lost", "twice", "out of order", "delay p50", "p95", "max"),
+        *("", "requests", "wasted", "held at most", "delivered", "lost", "twice", "out of order"),
+        *("median delay", "95 %", "longest"),
     )
 
-    def __init__(self, runs: Iterable[Run]) -> None:
+    def __init__(self, runs: Sequence[Run]) -> None:
+        modes = " and ".join(dict.fromkeys(run.mode for run in runs))
+        clients = " or ".join(dict.fromkeys(count(run.clients, "client") for run in runs))
+        updates = " or ".join(dict.fromkeys(count(len(run.published), "update") for run in runs))
+        self.caption = f"{modes}: {clients}{' each' if len(runs) > 1 else ''}, {updates}"
         self.rows = [self._row(run) for run in runs]
 
     def _row(self, run: Run) -> tuple[str, ...]:
         counts = (run.requests, run.wasted, run.held_peak, run.expected - run.lost)
         wrong = (run.lost, run.duplicated, run.out_of_order)
         delays = (run.delay(0.5), run.delay(0.95), run.delay(1.0))
-        return (
-            f"{run.label} ({run.mode})",
-            *(f"{n:,}" for n in (run.clients, len(run.published), *counts, *wrong)),
-            *(seconds(delay) for delay in delays),
-        )
+        return (run.label, *(f"{n:,}" for n in counts + wrong), *(seconds(delay) for delay in delays))
 
     def __repr__(self) -> str:
         lines = [self.head, *self.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
-        return "\n".join(
-            "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        name, *columns = widths
+        text = [
+            "  ".join([line[0].ljust(name), *(cell.rjust(n) for cell, n in zip(line[1:], columns, strict=True))])
             for line in lines
-        )
+        ]
+        return "\n".join([self.caption, *text])
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.head)
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in self.head[1:])
         body = "".join(
-            f'<tr><th scope="row">{html.escape(row[0])}</th>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            f'<tr><th scope="row" style="white-space:nowrap">{html.escape(row[0])}</th>'
+            + "".join(f'<td style="white-space:nowrap">{html.escape(cell)}</td>' for cell in row[1:])
             + "</tr>"
             for row in self.rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        caption = f'<caption style="text-align:left">{html.escape(self.caption)}</caption>'
+        return f"<table>{caption}<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def table(runs: Iterable[Run]) -> Table:
     """The runs as rows of one table."""
-    return Table(runs)
+    return Table(list(runs))
