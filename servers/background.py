@@ -27,7 +27,7 @@ from servers.service import HEARTBEAT
 START_LIMIT = 10.0  # seconds until a server that does not accept connections is given up
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
 STOP_LIMIT = 5.0  # seconds until a thread that does not end is reported
-LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "asyncio", "servers", "sse_starlette.sse")
+LOGGERS = ("servers", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "sse_starlette.sse", "watchfiles.main")
 
 log = logging.getLogger("servers")
 

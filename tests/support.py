@@ -94,15 +94,18 @@ class Events:
 
 
 @contextlib.asynccontextmanager
-async def events(server: Server, headers: dict[str, str] | None = None, **query: str) -> AsyncIterator[Events]:
+async def events(
+    server: Server, headers: dict[str, str] | None = None, *, below: str = "", **query: str
+) -> AsyncIterator[Events]:
     """A GET of /events whose answer is read as it comes; leaving the block closes the connection."""
-    async with http(server) as client, client.stream("GET", "/events", params=query, headers=headers) as response:
+    path = f"{below}/events"
+    async with http(server) as client, client.stream("GET", path, params=query, headers=headers) as response:
         yield Events(response)
 
 
-def socket_to(server: Server, query: str = "", **options: Any) -> websockets.connect:
+def socket_to(server: Server, query: str = "", *, below: str = "", **options: Any) -> websockets.connect:
     """A WebSocket to the server; it waits a second at most for the answer to its own close."""
-    url = f"ws{server.url.removeprefix('http')}/ws?{query}"
+    url = f"ws{server.url.removeprefix('http')}{below}/ws?{query}"
     return websockets.connect(url, **{"proxy": None, "close_timeout": 1, "ping_interval": None} | options)
 
 
