@@ -358,6 +358,9 @@ class _Follower:
 
     def gave_up(self, error: BaseException) -> GaveUp:
         cause = self.cause or error
+        if isinstance(cause, httpx.ConnectError):  # says "All connection attempts failed"; the innermost cause says why
+            while cause.__cause__:
+                cause = cause.__cause__
         why = f"{type(cause).__name__}: {cause}".removesuffix(": ")
         return GaveUp(f"no answer from {self.url} for {self.retry.give_up_after:g} s ({why})")
 
@@ -397,6 +400,12 @@ def _http(silence: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=_limits(silence))
 
 
+class _Connect(connect):
+    def process_redirect(self, exc: Exception) -> Exception:
+        """A redirect is a status like any other, as for httpx and for a browser's WebSocket: not followed."""
+        return exc
+
+
 @contextlib.asynccontextmanager
 async def _socket(address: httpx.URL, heartbeat: float) -> AsyncGenerator[ClientConnection, None]:
     """An open WebSocket, whose every end comes out as a ClientError or an OSError, and which does not linger.
@@ -407,7 +416,7 @@ async def _socket(address: httpx.URL, heartbeat: float) -> AsyncGenerator[Client
     linger = min(1.0, heartbeat / 10)
     secure = address.scheme == "https"
     try:
-        socket = await connect(
+        socket = await _Connect(
             str(address.copy_with(scheme="wss" if secure else "ws")),
             ssl=_tls() if secure else None,
             proxy=None,
