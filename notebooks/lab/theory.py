@@ -183,3 +183,34 @@ def beat_period(interval: float, every: float) -> float:
     shift = spacing % period
     shift = min(shift, period - shift)
     return float(spacing * period / shift) if shift else math.inf
+
+
+# Long polling. G is the gap (s) between an answer leaving the server and the client's next request arriving there,
+# a round trip at least; H the longest hold (s).
+
+
+def long_polling_lost_share(rate: Number, gap: float) -> Number:
+    """λG/(1 + λG): the share of updates that a long-polling client *without a cursor* never sees.
+
+    It gets one update, and misses all that are published in the gap that follows: λG on average, for each one it got.
+    """
+    missed = rate * gap
+    return missed / (1 + missed)
+
+
+def long_polling_request_rate(rate: Number, gap: float, hold: float) -> Number:
+    """1/(G + e^-λG (1 - e^-λH)/λ): requests per second of one client with a cursor, Poisson arrivals.
+
+    When news came in the gap (1 - e^-λG) the answer is immediate; else the request is held until the next update
+    or the end of the hold, (1 - e^-λH)/λ on average. For λ → 0 it is a poll each G + H; for λ → ∞ one each G: then
+    long polling has become polling at the round trip.
+    """
+    return _like(rate, 1 / (gap + np.exp(-rate * gap) * -np.expm1(-rate * hold) / rate))
+
+
+def long_polling_period_sd(rate: float, gap: float, hold: float) -> float:
+    """The standard deviation (s) of the time from one request to the next, for the error of a measured rate."""
+    waits = math.exp(-rate * gap)
+    mean = waits * -math.expm1(-rate * hold) / rate
+    square = waits * 2 * (1 - math.exp(-rate * hold) * (1 + rate * hold)) / rate**2  # E[min(X, H)²], X exponential
+    return math.sqrt(max(0.0, square - mean**2))
