@@ -10,6 +10,7 @@ import email.utils
 import itertools
 import json
 import math
+import os
 import random
 import re
 import signal
@@ -54,6 +55,7 @@ from servers import websocket as websocket_server
 from servers.feed import BATCH, Feed
 from servers.service import Service
 from servers.wire import Wire
+from tests.support import until
 
 MODELS = ("short-polling", "long-polling", "websocket", "sse")
 PULLS = MODELS[:2]
@@ -439,7 +441,19 @@ def test_cursor_that_is_not_plain_ascii_never_leaves(model: str, cursor: str) ->
 
 
 @every_model
-@pytest.mark.parametrize("url", ["server:80", "ftp://server", "http://", "/updates", "http://[::1", "http://a:99999"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "server:80",
+        "ftp://server",
+        "http://",
+        "/updates",
+        "http://[::1",
+        "http://a:99999",
+        "http://a..b",
+        f"http://{'a' * 64}",
+    ],
+)
 def test_url_that_is_none(model: str, url: str) -> None:
     """What is not a server's URL is a ValueError at once."""
     with pytest.raises(ValueError, match="URL"):
@@ -1296,13 +1310,6 @@ def test_leaves_at_once_when_cancelled_twice() -> None:
 # Live: sockets, processes, signals
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Return once the condition holds; TimeoutError when it does not within 20 s."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # the condition changes in another thread
-            await asyncio.sleep(0.005)
-
-
 @every_model
 def test_live_restart_on_the_same_port(model: str) -> None:
     """With real sockets: a server stops and comes back on its port with the same log, and the client loses nothing."""
@@ -1370,7 +1377,8 @@ def test_drives_an_experiment(model: str) -> None:
 
     async def client(url: str, log: ClientLog) -> None:
         options = {"interval": 0.1} if model == "short-polling" else {}
-        news = follow(model, url, cursor=log.cursor, log=log, retry=Retry(rng=log.rng), **options)
+        counted: clients.Log = log
+        news = follow(model, url, cursor=log.cursor, log=counted, retry=Retry(rng=log.rng), **options)
         async with contextlib.aclosing(news):
             async for update in news:
                 assert isinstance(update, Update)
@@ -1387,13 +1395,14 @@ def test_drives_an_experiment(model: str) -> None:
 
 
 @contextlib.contextmanager
-def command_line(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def command_line(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A client in its own process, ended in any case."""
     process = subprocess.Popen(
         [sys.executable, "-m", "lab.clients", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
     )
     try:
         yield process
@@ -1421,6 +1430,18 @@ def test_command_line_prints_updates_until_ctrl_c(model: str) -> None:
     assert (out, err, process.returncode) == ("", "", 0)
 
 
+def test_command_line_writes_what_its_output_can_take() -> None:
+    """A name with characters that the output's encoding lacks is printed with their escapes."""
+    feed = Feed(epoch="e")
+    feed.publish("é.txt")
+    with (
+        background.serve(create("sse", feed)) as server,
+        command_line("sse", server.url, "--after", "0", PYTHONIOENCODING="ascii") as process,
+    ):
+        assert process.stdout
+        assert process.stdout.readline().endswith("\\xe9.txt\n")
+
+
 def test_command_line_ends_with_its_pipe() -> None:
     """When what reads its lines has seen enough, as `head -1` has, it ends without a word."""
     feed = Feed(epoch="e")
@@ -1446,6 +1467,7 @@ def free_port() -> int:
     ("arguments", "expected"),
     [
         (["telepathy", "http://x"], "argument MODEL: invalid choice"),
+        (["sse", "http://x", "--inter\nval"], "unrecognized arguments: --inter\\nval"),
         (["sse"], "the following arguments are required: URL"),
         (["sse", "localhost:8000"], "a server's URL is http://HOST:PORT"),
         (["sse", "http://x", "--after", "\u00e9"], "a cursor is plain ASCII"),

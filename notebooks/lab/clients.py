@@ -29,6 +29,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import io
 import math
 import os
 import random
@@ -204,7 +205,10 @@ def websocket(
     retry: Retry = RETRY,
     log: Log | None = None,
 ) -> AsyncGenerator[News, None]:
-    """Keep a WebSocket open; ping each `heartbeat` (s), and take 2.5 of them without a pong for a dead link."""
+    """Keep a WebSocket open; ping each `heartbeat` (s), and take 2.5 of them without a pong for a dead link.
+
+    Pongs wait behind messages: a caller that takes none for so long is connected anew, and misses nothing.
+    """
     _check_positive(heartbeat=heartbeat)
     here = _Follower(url, "/ws", cursor, retry, log)
 
@@ -378,7 +382,8 @@ def _now() -> float:
 def _url(base: str, path: str) -> httpx.URL:
     try:
         url = httpx.URL(base)
-    except httpx.InvalidURL as error:
+        url.host.encode("idna")  # as the resolver will
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError(f"{base!r} is not a URL: {error}") from None
     if url.scheme not in ("http", "https") or not url.host or (url.port or 0) > 65535:
         raise ValueError(f"a server's URL is http://HOST:PORT or https://HOST, not {base!r}")
@@ -458,7 +463,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse, but a mistake gets one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {_printable(message)}\n")
 
 
 def _seconds(text: str) -> float:
@@ -507,6 +512,8 @@ def _printable(text: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run until Ctrl-C or the stream's end; return the exit status."""
     options = _options(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that this terminal has not
     try:
         asyncio.run(_show(options))
     except KeyboardInterrupt:
