@@ -40,7 +40,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, but what a client does wrong gets an answer, and is no error in the server's log.
 
     uvicorn leaves a handshake that it cannot parse (a line over 8 KiB) open and unanswered, and stumbles over
-    it when it stops; for a text that is not UTF-8 it logs a traceback.
+    it when it stops; for a text that is not UTF-8 it logs a traceback; and of a client that answers no ping
+    because it reads no more, it waits for the unread bytes to be read before it lets it go.
     """
 
     def handle_events(self) -> None:
@@ -58,6 +59,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handle_parser_exception()
         else:
             super().send_receive_event_to_app()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
 
 def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:

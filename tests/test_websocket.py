@@ -470,6 +470,21 @@ async def test_a_client_that_answers_no_ping_is_given_up() -> None:
 
 
 @on_a_loop
+async def test_a_client_that_answers_no_ping_because_it_reads_no_more_is_given_up_too() -> None:
+    """A link that died under load frees its slot and its buffer, although the last bytes can never be delivered."""
+    feed = Feed()
+    app = create_app(feed)
+    with serve(app, heartbeat=0.1) as server, Raw(server) as client:
+        client.send(Raw.HANDSHAKE)
+        await client.read_until(b"hello")
+        for number in range(120):
+            feed.publish(f"{number}", content=BIG)
+        await until(lambda: unsent(server) > 0)
+        await until(lambda: app.traffic.held == 0)
+        await until(lambda: unsent(server) == 0)
+
+
+@on_a_loop
 async def test_a_client_that_answers_pings_stays() -> None:
     """A silent client of a dozen heartbeats is as good as any."""
     feed = Feed()
