@@ -207,6 +207,7 @@ def test_page_keeps_the_newest_updates_only(tab: Tab, create_app: Create) -> Non
     tab.open(server, "/?after=0")
     tab.shows("updates", 1100)
     assert tab.seqs() == list(range(901, 1101))
+    assert tab.number("delay") == sorted(int(text) for text in tab.column("delay"))[100]
 
 
 def test_short_polling_page_counts_the_servers_requests(tab: Tab) -> None:
