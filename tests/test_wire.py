@@ -668,6 +668,48 @@ def test_stop_is_quick_with_a_hundred_connections_and_leaves_nothing() -> None:
         wire.stop()
 
 
+@contextmanager
+def connecting() -> Iterator[tuple[Wire, socket.socket, Callable[[], socket.socket]]]:
+    """A wire whose target does not answer yet, its client, and what makes the target answer: its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        listener.settimeout(LIMIT)
+        with socket.create_connection(listener.getsockname()), Wire(at(listener)) as wire, dial(wire) as client:
+            client.sendall(b"x")
+            until(lambda: held(wire, "up") == 1 and wire._connecting)
+
+            def answered() -> socket.socket:
+                answer(listener).close()
+                return answer(listener)  # Linux tries again after a second
+
+            yield wire, client, answered
+
+
+def test_a_connection_that_the_target_has_not_answered_waits_for_it() -> None:
+    """What the client sends before the target answers reaches it then."""
+    with connecting() as (wire, _, answered), answered() as server:
+        assert read(server, 1) == b"x"
+        assert wire.bytes == {"up": 1, "down": 0}
+
+
+def test_a_cut_reaches_a_connection_that_the_target_has_not_answered() -> None:
+    """The client is reset at once, the target when it answers; nothing of what the client has sent gets there."""
+    with connecting() as (wire, client, answered):
+        wire.cut()
+        assert read_to_the_end(client) == (b"", True)
+        with answered() as server:
+            assert read_to_the_end(server) == (b"", True)
+        assert wire.bytes == {"up": 0, "down": 0}
+
+
+def test_stop_does_not_wait_for_a_target_that_does_not_answer() -> None:
+    """A wire that is still connecting stops as quickly as any other."""
+    with connecting() as (wire, client, _):
+        start = time.perf_counter()
+        wire.stop()
+        assert time.perf_counter() - start < 1
+        assert read_to_the_end(client)[0] == b""
+
+
 def test_a_stopped_wire_says_so() -> None:
     """Every method but `stop()` raises on a stopped wire; the counts stay."""
     with linked() as link:
