@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypedDict
 
 import httpx
 
+from lab.metronome import metronome
 from lab.progress import progress
 from lab.result import LIVE, Delivery, Publication, Request, Run, table
 from lab.schedule import Schedule
@@ -55,7 +56,10 @@ class ExperimentError(RuntimeError):
 
 
 class Server(Protocol):
-    """Anything that serves: `servers.background.serve(app)`, or the virtual network's server."""
+    """Anything that serves: `servers.background.serve(app)`, or the virtual network's server.
+
+    Where it also has `bytes`, a mapping with "up" and "down", the run says how many went over the wire.
+    """
 
     @property
     def url(self) -> str:
@@ -166,9 +170,9 @@ async def side_by_side(
     bench = _Bench(feed, schedule, groups, grace, finite)
     begin = time.perf_counter()
     followers = [group.follow(log, offsets[log.number]) for group in groups for log in group.logs]
-    async with progress(spread + LEAD + schedule.seconds, repr(schedule)):
+    async with progress(spread + LEAD + schedule.seconds, repr(schedule)), metronome() as ticks:
         await _supervise(followers, bench.conduct)
-    return [group.run(bench, begin, offsets) for group in groups]
+    return [group.run(bench, begin, offsets, ticks.floor) for group in groups]
 
 
 class _Group:
@@ -179,6 +183,13 @@ class _Group:
         self.traffic = server.app.traffic
         self.counted_before: int = self.traffic.requests
         self.logs = [ClientLog(number, cursor, seed) for number in range(clients)]
+        self.bytes_before = self.bytes
+
+    @property
+    def bytes(self) -> dict[str, int] | None:
+        """What the server's wire has counted, real or virtual, if there is one."""
+        counted = getattr(self.server, "bytes", None)
+        return None if counted is None else dict(counted)
 
     @property
     def server_requests(self) -> int:
@@ -197,8 +208,9 @@ class _Group:
             name = f"client {log.number} ({self.traffic.model})"
             raise ExperimentError(f"{name} raised {type(error).__name__}: {error}") from error
 
-    def run(self, bench: "_Bench", begin: float, offsets: list[float]) -> Run:
+    def run(self, bench: "_Bench", begin: float, offsets: list[float], floor: float) -> Run:
         zero, end = bench.zero, bench.end
+        before, after = self.bytes_before, self.bytes
         spans = [(log.number, span) for log in self.logs for span in log.requests]
         arrivals = [(log.number, seq, at) for log in self.logs for seq, at in log.deliveries]
         return Run(
@@ -218,6 +230,9 @@ class _Group:
             all_deliveries=sorted(
                 (Delivery(n, seq, at - zero) for n, seq, at in arrivals), key=lambda delivery: delivery.at
             ),
+            bytes_up=after["up"] - before["up"] if after and before else None,
+            bytes_down=after["down"] - before["down"] if after and before else None,
+            floor=floor,
         )
 
 

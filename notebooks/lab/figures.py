@@ -430,7 +430,8 @@ def _listed(runs: Run | Sequence[Run]) -> Sequence[Run]:
 
 
 def _mode(runs: Sequence[Run]) -> str:
-    return ", ".join(dict.fromkeys(run.mode for run in runs))
+    mode = ", ".join(dict.fromkeys(run.mode for run in runs))
+    return f"{mode}; machine too busy to be believed" if any(run.busy for run in runs) else mode
 
 
 def _upper(text: str) -> str:

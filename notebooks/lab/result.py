@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lab.schedule import Schedule
 
 LIVE, VIRTUAL = "LIVE", "VIRTUAL"
+BUSY = 0.02  # s; an idle machine keeps its loop's time to a few milliseconds
 
 
 class Publication(NamedTuple):
@@ -52,7 +53,9 @@ class Run:
     """One model, one schedule, `clients` clients, from `begin` (the first client's start, s) to `end`.
 
     `mode` is LIVE (real sockets, real time) or VIRTUAL. `server_requests` is the server's own count.
-    Bytes on the wire are None where they were not measured.
+    Bytes on the wire are those of the payload of TCP, headers and framing included; None where nobody counted.
+    `floor` (s) is the instrument's own: how late a metronome on the clients' event loop was, in the worst one of
+    twenty ticks. A difference of delays below it says nothing. It is 0 in virtual time.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Run:
     all_deliveries: Sequence[Delivery] = field(compare=False)
     bytes_up: int | None = None
     bytes_down: int | None = None
+    floor: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -167,6 +171,11 @@ class Run:
     def mean_delay(self) -> float:
         """The mean delay (s) of what arrived; NaN when nothing did."""
         return float(self.delays.mean()) if len(self.delays) else float("nan")
+
+    @property
+    def busy(self) -> bool:
+        """Whether this machine had so much else to do that the delays of this run are not to be believed."""
+        return self.floor > BUSY
 
     @property
     def lateness(self) -> float:

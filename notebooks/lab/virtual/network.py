@@ -157,7 +157,7 @@ class Net:
         if listener is None:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"Connect to {host}:{port} refused")
 
-        connection = Connection(len(self.connections) + 1, link, opened=self.loop.now)
+        connection = Connection(len(self.connections) + 1, link, (host, port), opened=self.loop.now)
         self.connections.append(connection)
         link._live[connection] = None
         here, there = (link.name, next(self._ports)), (host, port)

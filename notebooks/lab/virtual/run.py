@@ -21,6 +21,7 @@ import uvicorn
 
 from lab.virtual.clock import OutOfTime, VirtualError, enter, inside, patched
 from lab.virtual.network import Link, Net, NetworkLoop
+from lab.virtual.transport import Way
 from servers.background import uvicorn_options
 
 UVICORN = {**uvicorn_options(), "log_level": "critical"}
@@ -124,6 +125,14 @@ class Served(Generic[App]):
 
     url: str
     app: App
+    net: Net
+    address: tuple[str, int]
+
+    @property
+    def bytes(self) -> dict[Way, int]:
+        """The payload bytes sent so far in each direction over this server's connections."""
+        mine = [c for c in self.net.connections if c.server == self.address]
+        return {"up": sum(c.up for c in mine), "down": sum(c.down for c in mine)}
 
 
 @contextlib.asynccontextmanager
@@ -143,7 +152,9 @@ async def serve(app: App, port: int = 80, host: str = "server", **uvicorn_config
     if task.done():
         task.result()
     try:
-        yield Served(f"http://{host}" if port == 80 else f"http://{host}:{port}", app)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, NetworkLoop)
+        yield Served(f"http://{host}" if port == 80 else f"http://{host}:{port}", app, loop.net, (host, port))
     finally:
         closing = getattr(app, "closing", None) or getattr(getattr(app, "state", None), "closing", None)
         if closing is not None:

@@ -47,10 +47,11 @@ class Row(NamedTuple):
 
 @dataclass(eq=False)
 class Connection:
-    """One connection: its number from 1, its link, its life (s), the payload bytes sent in each direction."""
+    """One connection: its number from 1, its link and server, its life (s), the payload bytes sent each way."""
 
     number: int
     link: "Link"
+    server: tuple[str, int]
     opened: float
     closed: float | None = None
     up: int = 0

@@ -1,0 +1,84 @@
+"""One description of an experiment, run LIVE or VIRTUAL: the same server, clients and schedule, either way.
+
+    Trial(make, client, schedule) ─▶ await .live(delay=...)     real sockets through a Wire, in real time
+                                  └▶ .virtual(delay=...)        the same code in virtual time over a Link
+
+Both count the bytes on the wire, and both give a Run. LIVE shows what this machine does; VIRTUAL shows the law.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lab.experiment import Client, experiment
+from lab.result import Run
+from lab.schedule import Schedule
+from lab.virtual import Link, Net, Served, run_virtual
+from lab.virtual import serve as serve_virtually
+from servers.background import serve
+from servers.feed import Feed
+from servers.service import Service
+from servers.wire import Way, Wire
+
+
+@dataclass(frozen=True)
+class Wired:
+    """A server behind a wire, as an experiment wants it."""
+
+    app: Service
+    wire: Wire
+
+    @property
+    def url(self) -> str:
+        """Where the clients ask."""
+        return self.wire.url
+
+    @property
+    def bytes(self) -> dict[Way, int]:
+        """The bytes passed on so far in each direction."""
+        return self.wire.bytes
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`clients` clients of the server that `make(feed)` gives, while `schedule` is published; see `experiment`."""
+
+    make: Callable[[Feed], Service]
+    client: Client
+    schedule: Schedule
+    clients: int = 1
+    spread: float = 0.5
+    grace: float = 10.0
+    seed: int = 1
+    label: str | None = None
+
+    async def live(self, *, delay: float = 0.0, jitter: float = 0.0, rate: float = math.inf) -> Run:
+        """Over real sockets: `delay` s one way and up to `jitter` s more, `rate` bytes/s each way."""
+        with (
+            serve(self.make(Feed())) as server,
+            Wire(server.url, delay=delay, jitter=jitter, rate=rate, seed=self.seed) as wire,
+        ):
+            assert isinstance(server.app, Service)
+            return await self._run(Wired(server.app, wire))
+
+    def virtual(self, *, delay: float = 0.0, jitter: float = 0.0, rate: float = math.inf, loss: float = 0.0) -> Run:
+        """In virtual time, over a link of that kind; callable from anywhere, also inside a running event loop."""
+
+        async def main(net: Net) -> Run:
+            async with serve_virtually(self.make(Feed())) as server:
+                return await self._run(server)
+
+        link = Link(delay=delay, jitter=jitter, rate=rate, loss=loss)
+        return run_virtual(main, link=link, seed=self.seed)
+
+    async def _run(self, server: Wired | Served[Service]) -> Run:
+        return await experiment(
+            server,
+            self.client,
+            self.schedule,
+            clients=self.clients,
+            spread=self.spread,
+            grace=self.grace,
+            seed=self.seed,
+            label=self.label,
+        )
