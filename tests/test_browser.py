@@ -32,6 +32,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
     " --disable-background-networking --disable-component-update --disable-sync"
 )
+AUTOMATION = ["--disable-back-forward-cache"]  # playwright's own flag: a person's browser has this cache
 EPOCH = "e0e0"
 GONE = r"the server responded with a status of 410 \(Gone\)"
 UNAVAILABLE = r"the server responded with a status of 503 \(Service Unavailable\)"
@@ -68,7 +69,9 @@ def browser() -> Iterator[Browser]:
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS.split())
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=FLAGS.split(), ignore_default_args=AUTOMATION
+        )
         yield browser
         browser.close()
 
@@ -350,7 +353,7 @@ def test_hostile_names_are_only_names(tab: Tab, create_app: Create) -> None:
 
 @every_model
 def test_reader_who_leaves_frees_the_slot_and_loses_nothing(tab: Tab, create_app: Create) -> None:
-    """The button, reached by keyboard, frees the server's slot and later resumes; leaving the page frees the slot."""
+    """The button, reached by keyboard, frees the server's slot and later resumes; so do leaving the page and return."""
     feed = Feed(epoch=EPOCH)
     app = create_app(feed)
     server = tab.serve(app)
@@ -372,12 +375,16 @@ def test_reader_who_leaves_frees_the_slot_and_loses_nothing(tab: Tab, create_app
     assert app.traffic.delivered == 5
     tab.page.goto("about:blank")
     until(lambda: app.traffic.held == 0)
+    publish(feed, 1)
+    tab.page.go_back(wait_until="commit")  # the page as it was, out of the browser's back/forward cache
+    tab.shows("updates", 6)
+    assert tab.seqs() == [1, 2, 3, 4, 5, 6]
 
 
 @every_model
 def test_a_cursor_that_is_none_is_reported(tab: Tab, create_app: Create) -> None:
     """A malformed cursor in the page's own address is refused, and the page says what it knows of it."""
-    tab.allow("400", "403", "a cursor looks like")
+    tab.allow("status of 400", "WebSocket connection to .* failed", "a cursor looks like")
     server = tab.serve(create_app(Feed()))
     tab.page.goto(f"{server.url}/?after=nonsense")
     pull = 'stopped: a cursor looks like "<epoch>-<number>", and only a server hands it out'

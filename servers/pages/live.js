@@ -42,10 +42,11 @@ export function start(client) {
     button.textContent = "Connect";
   }
 
-  button.addEventListener("click", () => (running ? running.abort() : run()));
+  let ended = run();
+  const runAgain = () => (ended = ended.then(run)); // never two clients at once
+  button.addEventListener("click", () => (running ? running.abort() : runAgain()));
   addEventListener("pagehide", () => running?.abort());
-  addEventListener("pageshow", ({ persisted }) => persisted && run()); // back from the browser's page cache
-  run();
+  addEventListener("pageshow", ({ persisted }) => persisted && runAgain()); // back from the browser's page cache
 }
 
 /** Wait `ms` milliseconds; reject at once when the signal says stop. */
