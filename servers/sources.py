@@ -8,6 +8,7 @@ renamed directory without its files. So a hint leads to a scan, and the scan say
 """
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import logging
@@ -15,7 +16,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from servers.feed import Change, Feed
 
 RESCAN_MS = 5000  # without a hint for so long, the tree is looked at all the same
 FRESH = 2_000_000_000  # ns; a file changed so shortly before it was read may change again within one clock tick
+CHUNK = 2**20  # bytes hashed at a time
+PAUSE = 0.5  # seconds between two looks while the directory is missing, or while the system gives no hints
 
 log = logging.getLogger("servers")
 
@@ -87,10 +90,16 @@ class File:
     settled: bool  # False: changed so shortly before it was read that the same stat may hide another change
 
 
+class Abandoned(Exception):
+    """Nobody wants the result of this scan any more."""
+
+
 class Tree:
     """A directory as last scanned. `files` maps POSIX paths to what stood there; `skipped` maps names to why not.
 
     Only regular files count. Symbolic links are not followed: nothing outside the directory is ever read.
+    `directories` are the absolute names of the directories that were listed; setting `abandoned` ends a scan
+    that runs in another thread.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -98,17 +107,22 @@ class Tree:
         self.directory = directory
         self.files: dict[str, File] = {}
         self.skipped: dict[str, str] = {}
+        self.directories: frozenset[str] = frozenset()
+        self.abandoned = False
         self.scan()
 
     def scan(self) -> list[Edit]:
         """Look again; return what changed since the last look: deletions, then the rest, each in the order of paths.
 
         A renamed file is one deletion and one addition. A file that was touched but holds the same bytes has
-        not changed. Raises OSError when the directory itself cannot be read; what was known stays known.
+        not changed. Raises OSError when the directory itself cannot be read, and Abandoned; what was known
+        stays known.
         """
-        before, files, skipped = self.files, dict[str, File](), dict[str, str]()
-        self._walk(self.directory, "", files, skipped)
-        self.files, self.skipped = files, skipped
+        top = os.path.realpath(self.directory)
+        before, files, skipped, directories = self.files, dict[str, File](), dict[str, str](), set[str]()
+        self._walk(top, files, skipped, directories)
+        Path(top).stat()  # moved away while it was being read, it would seem to be empty
+        self.files, self.skipped, self.directories = files, skipped, frozenset(directories)
         gone = [Edit(0.0, path, "deleted") for path in sorted(before.keys() - files.keys())]
         come = [
             Edit(0.0, path, "modified" if path in before else "added", file.size, file.sha256)
@@ -117,40 +131,58 @@ class Tree:
         ]
         return gone + come
 
-    def _walk(self, directory: Path, prefix: str, files: dict[str, File], skipped: dict[str, str]) -> None:
-        with os.scandir(directory) as entries:
-            found = list(entries)
-        for entry in found:
-            path = prefix + entry.name
+    def _walk(self, top: str, files: dict[str, File], skipped: dict[str, str], directories: set[str]) -> None:
+        ahead = [(top, "")]  # directories still to be listed, and what their paths begin with
+        while ahead:
+            if self.abandoned:
+                raise Abandoned
+            directory, prefix = ahead.pop()
             try:
-                if entry.is_dir(follow_symlinks=False):
-                    self._walk(Path(entry.path), f"{path}/", files, skipped)
-                elif entry.is_file(follow_symlinks=False):
-                    path.encode()
-                    known = self.files.get(path)
-                    same = known and known.settled and known.identity == identity(entry.stat(follow_symlinks=False))
-                    files[path] = known if known and same else look(entry.path)
-            except UnicodeEncodeError:
-                skipped[repr(os.fsencode(path))[1:]] = "its name is not UTF-8"
-            except FileNotFoundError:
-                pass  # gone since the directory was listed: another hint is on its way
+                with os.scandir(directory) as entries:
+                    found = list(entries)
             except OSError as error:
-                skipped[repr(path)] = error.strerror or type(error).__name__
-                below = f"{path}/"  # as far as anybody can tell, what was there still is
-                files.update((p, f) for p, f in self.files.items() if p == path or p.startswith(below))
+                if not prefix:
+                    raise
+                self._leave_out(prefix, error, files, skipped)
+                continue
+            directories.add(directory)
+            for entry in found:
+                path = prefix + entry.name
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        ahead.append((entry.path, f"{path}/"))
+                    elif entry.is_file(follow_symlinks=False):
+                        if not is_utf8(path):
+                            skipped[repr(os.fsencode(path))[1:]] = "its name is not UTF-8"
+                            continue
+                        known = self.files.get(path)
+                        same = known and known.settled and known.identity == identity(entry.stat(follow_symlinks=False))
+                        files[path] = known if known and same else self._look(entry.path)
+                except OSError as error:
+                    self._leave_out(path, error, files, skipped)
 
+    def _leave_out(self, path: str, error: OSError, files: dict[str, File], skipped: dict[str, str]) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return  # gone since it was listed: another hint is on its way
+        skipped[repr(path)] = error.strerror or type(error).__name__
+        for known, file in self.files.items():  # as far as anybody can tell, what was there still is
+            if known == path or (path.endswith("/") and known.startswith(path)):
+                files[known] = file
 
-def look(path: str) -> File:
-    """Read the regular file at `path`, following no link. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        now, before = time.time_ns(), os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        unmoved = identity(os.fstat(descriptor)) == identity(before)
-        settled = unmoved and max(before.st_mtime_ns, before.st_ctime_ns) < now - FRESH
-        return File(file.tell(), digest, identity(before), settled)
+    def _look(self, path: str) -> File:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            now, before = time.time_ns(), os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            digest = hashlib.sha256()
+            while chunk := file.read(CHUNK):
+                if self.abandoned:
+                    raise Abandoned
+                digest.update(chunk)
+            unmoved = identity(os.fstat(descriptor)) == identity(before)
+            settled = unmoved and max(before.st_mtime_ns, before.st_ctime_ns) < now - FRESH
+            return File(file.tell(), digest.hexdigest(), identity(before), settled)
 
 
 def identity(status: os.stat_result) -> tuple[int, ...]:
@@ -158,41 +190,85 @@ def identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name from the file system is UTF-8 (Python stands in lone surrogates for what is not)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 async def watch(feed: Feed, tree: Tree) -> None:
     """Publish what changes in the tree's directory, for ever; what stood there at the first look is not news.
 
-    Each name that has to be left out is counted in `feed.skipped` and named in one log line.
+    Each name that has to be left out is counted in `feed.skipped` and named in one log line. While the
+    directory is missing nothing is published; what differs when it is back is.
     """
     hint = asyncio.Event()
-    hint.set()  # whatever changed between the first look and the start of the watch
+    listener: asyncio.Task[None] | None = None
+    listed: frozenset[str] = frozenset()
+    named: dict[str, str] = {}
+    missing = tree.abandoned = False
+    try:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                if listener is None or listener.done() or listed != tree.directories:
+                    if listener is not None:
+                        listener.cancel()
+                    listed = tree.directories
+                    listener = group.create_task(listen(listed, hint))
+                    await asyncio.sleep(0)  # it listens before the scan that follows: nothing falls in between
+                else:
+                    await hint.wait()
+                hint.clear()
+                try:
+                    edits = await asyncio.to_thread(tree.scan)
+                except OSError as error:
+                    if not missing:
+                        log.warning("%s cannot be read (%s): waiting for it", tree.directory, error.strerror)
+                    missing, listed = True, frozenset()
+                    await asyncio.sleep(PAUSE)
+                    continue
+                missing = False
+                for name, reason in tree.skipped.items():
+                    if named.get(name) != reason:
+                        log.warning("left out %s: %s", name, reason)
+                        feed.skipped += 1
+                named = tree.skipped
+                for edit in edits:
+                    feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+    finally:
+        tree.abandoned = True  # a thread cannot be cancelled: one that hashes a huge file ends at the next chunk
 
-    async def listen() -> None:
-        hints = watchfiles.awatch(
-            tree.directory, watch_filter=None, step=20, debounce=200, rust_timeout=RESCAN_MS, yield_on_timeout=True
+
+async def listen(directories: Collection[str], hint: asyncio.Event) -> None:
+    """Set `hint` whenever something may have changed in one of `directories`, and every RESCAN_MS in any case.
+
+    Each is watched by itself, since a recursive watch would follow symbolic links out of the tree. Returns
+    when one of them went or came, so that others have to be watched from then on.
+    """
+    names = [name for name in directories if is_utf8(name)]  # elsewhere there is no file to announce
+    try:
+        changes = watchfiles.awatch(
+            *names,
+            recursive=False,
+            watch_filter=None,
+            step=20,
+            debounce=200,
+            rust_timeout=RESCAN_MS,
+            yield_on_timeout=True,
         )
-        async for _ in hints:
-            hint.set()
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(listen())
-        await asyncio.sleep(0)  # the watch is in place before the scan that it would otherwise miss
-        named: dict[str, str] = {}
-        missing = False
+        async with contextlib.aclosing(changes):
+            async for some in changes:
+                hint.set()
+                if any(kind is not watchfiles.Change.modified and name in directories for kind, name in some):
+                    return
+    except FileNotFoundError:
+        await asyncio.sleep(PAUSE)  # one is gone already: the next scan says which
+        hint.set()
+    except (OSError, RuntimeError) as error:
+        log.warning("no hints from the system (%s): looking every %g s instead", error, PAUSE)
         while True:
-            await hint.wait()
-            hint.clear()
-            try:
-                edits = await asyncio.to_thread(tree.scan)
-            except OSError as error:
-                if not missing:
-                    log.warning("%s cannot be read (%s): waiting for it", tree.directory, error.strerror)
-                missing = True
-                continue
-            missing = False
-            for name, reason in tree.skipped.items():
-                if named.get(name) != reason:
-                    log.warning("left out %s: %s", name, reason)
-                    feed.skipped += 1
-            named = tree.skipped
-            for edit in edits:
-                feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+            await asyncio.sleep(PAUSE)
+            hint.set()
