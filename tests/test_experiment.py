@@ -323,6 +323,19 @@ class TestExperiment:
         assert [sum(request.client == n for request in run.all_requests) for n in range(3)] == [5, 5, 5]
         assert run.requests == run.server_requests == 15
 
+    def test_a_request_on_its_way_is_waited_for(self, server: Server) -> None:
+        """A request that has begun when everything has arrived still reaches the server, and both count it."""
+
+        async def dawdle(url: str, log: ClientLog) -> None:
+            async with httpx.AsyncClient(base_url=url, **HTTP) as http:
+                while True:
+                    with log.request():
+                        await asyncio.sleep(0.3)
+                        await http.get("/updates", params={"after": log.cursor})
+
+        run = finish(experiment(server, dawdle, Schedule.at([], 0.1), clients=2, spread=0.2))
+        assert run.requests == run.server_requests
+
     def test_clients_start_one_after_another(self, server: Server) -> None:
         """Each client starts in its own part of the spread, not before it."""
         called = time.perf_counter()
@@ -370,13 +383,15 @@ class TestExperiment:
         assert run.lateness > 0.1
 
     def test_a_client_that_raises(self, server: Server) -> None:
-        """A client's exception ends the experiment at once, with its number and its cause."""
+        """A client's exception ends the experiment long before its schedule, with its number and its cause."""
 
         async def stumble(url: str, log: ClientLog) -> None:
-            with log.request():
-                if log.number == 2:
-                    raise KeyError("updates")
-            await poll(url, log)
+            async with httpx.AsyncClient(base_url=url, **HTTP) as http:
+                await poll_once(http, log, log.cursor)
+            await asyncio.sleep(0.7)
+            if log.number == 2:
+                raise KeyError("updates")
+            await asyncio.sleep(60)
 
         with pytest.raises(ExperimentError, match=r"client 2 \(short polling\) raised KeyError: 'updates'") as caught:
             finish(experiment(server, stumble, Schedule.at([], 60), clients=4))
