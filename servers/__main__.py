@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake gets one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
 
 
 def number(text: str) -> float:
@@ -96,19 +96,22 @@ def build(options: argparse.Namespace) -> Service:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM; return the exit status."""
-    options = parser().parse_args(arguments)
+    command = parser()
+    options = command.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    try:
+        app = build(options)
+    except OSError as error:
+        command.error(f"{options.watch}: {error.strerror}")
+    except KeyboardInterrupt:  # while it takes its first look at a large directory
+        return 0
     enough = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: enough.set())
     try:
-        server = serve(build(options), host=options.host, port=options.port, quiet=False, heartbeat=options.heartbeat)
-    except OSError as error:
-        print(f"python -m servers: {options.watch}: {error.strerror}", file=sys.stderr)
-        return 2
+        server = serve(app, host=options.host, port=options.port, quiet=False, heartbeat=options.heartbeat)
     except ServerError as error:
-        print(f"python -m servers: {error}", file=sys.stderr)
-        return 2
+        command.error(str(error))
     print(f"{options.model} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
     server.stop()

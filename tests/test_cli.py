@@ -1,0 +1,239 @@
+"""The command line, as a process of its own: what it prints, what it serves, how it ends, what it refuses."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from servers.__main__ import main
+from tests.support import PATIENCE, on_a_loop, until
+from tests.support_feed import READERS, client
+
+SENTENCE = re.compile(rb"(\S+) at (http://127\.0\.0\.1:\d+) \(Ctrl-C stops it\)\n")
+
+
+@contextlib.asynccontextmanager
+async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command as a process that complains of whatever is left open."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error::ResourceWarning", "-m", "servers", *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def url_of(process: asyncio.subprocess.Process, model: str) -> str:
+    """The URL of the first line, which must be exactly as documented."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        line = await process.stdout.readline()
+    match = SENTENCE.fullmatch(line)
+    assert match, line or await process.stderr.read()
+    assert match[1].decode() == model
+    return match[2].decode()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, bytes, bytes]:
+    """Exit status, and the rest of what it printed on stdout and stderr."""
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("model", "sign"),
+    [
+        ("short-polling", signal.SIGINT),
+        ("long-polling", signal.SIGTERM),
+        ("websocket", signal.SIGINT),
+        ("sse", signal.SIGTERM),
+    ],
+)
+def test_a_watched_directory_is_announced_until_a_signal(model: str, sign: signal.Signals, tmp_path: Path) -> None:
+    """The edits of a real directory reach a client; a signal ends command and open stream cleanly, with status 0."""
+    (tmp_path / "there before").write_text("not news")
+
+    @on_a_loop
+    async def body() -> None:
+        async with command(model, "--port", "0", "--watch", str(tmp_path)) as process:
+            url = await url_of(process, model)
+            seen: list[tuple[str, str]] = []
+
+            async def read() -> None:
+                async for updates, _ in READERS[model](url, "0"):
+                    seen.extend((update["change"], update["path"]) for update in updates)
+
+            async def heard(updates: int) -> None:
+                await until(lambda: len(seen) == updates or reading.done())
+
+            reading = asyncio.create_task(read())
+            file = tmp_path / "a.csv"
+            edits: list[tuple[Callable[[], object], tuple[str, str]]] = [
+                (file.touch, ("added", "a.csv")),
+                (lambda: file.write_text("one"), ("modified", "a.csv")),
+                (file.unlink, ("deleted", "a.csv")),
+            ]
+            for n, (edit, expected) in enumerate(edits, start=1):
+                await asyncio.to_thread(edit)
+                await heard(n)
+                assert seen[-1] == expected
+            assert not reading.done()
+            process.send_signal(sign)
+            async with asyncio.timeout(10):  # 2 s are promised on a machine that has nothing else to do
+                assert await ended(process) == (0, b"", b"")
+            (end,) = await asyncio.gather(reading, return_exceptions=True)
+            # a stream ends; a poll was answered, and the next one finds nobody
+            assert end is None if model in ("websocket", "sse") else isinstance(end, httpx.ConnectError)
+
+    body()
+
+
+@on_a_loop
+async def test_synthetic_updates_come_at_their_rate_and_a_second_signal_does_no_harm() -> None:
+    """Without a directory a seeded schedule is served, the same for one seed; an impatient Ctrl-C is no traceback."""
+
+    async def first(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
+        url = await url_of(process, "long-polling")
+        seen: list[dict[str, Any]] = []
+        async with asyncio.timeout(PATIENCE), contextlib.aclosing(READERS["long-polling"](url, "0")) as answers:
+            async for updates, _ in answers:
+                seen += updates
+                if len(seen) >= 20:
+                    break
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert await ended(process) == (0, b"", b"")
+        return [{key: value for key, value in update.items() if key != "published"} for update in seen[:20]]
+
+    options = ("long-polling", "--port", "0", "--rate", "200", "--seed", "5", "--payload", "16")
+    async with command(*options) as one, command(*options) as another:
+        told = await asyncio.gather(first(one), first(another))
+    assert told[0] == told[1]
+    assert all(update["size"] == 16 for update in told[0] if update["change"] != "deleted")
+
+
+@on_a_loop
+async def test_the_options_of_a_server_take_effect() -> None:
+    """History, polling interval and address are those of the command line."""
+    async with command(
+        "short-polling", "--port", "0", "--rate", "500", "--history", "3", "--poll-interval", "0.25"
+    ) as it:
+        url = await url_of(it, "short-polling")
+        async with client() as http:
+            opening = await http.get(f"{url}/updates")
+            assert opening.headers["x-poll-interval"] == "0.25"
+            old = opening.json()["cursor"]
+
+            async def status() -> int:
+                return (await http.get(f"{url}/updates", params={"after": old})).status_code
+
+            async with asyncio.timeout(PATIENCE):
+                while await status() != 410:  # noqa: ASYNC110  # the condition changes in another process
+                    await asyncio.sleep(0.01)
+            assert 'updates_history{model="short polling"} 3.0' in (await http.get(f"{url}/metrics")).text
+        it.send_signal(signal.SIGINT)
+        assert await ended(it) == (0, b"", b"")
+
+
+@on_a_loop
+async def test_ctrl_c_during_the_first_look_is_no_traceback(tmp_path: Path) -> None:
+    """A huge directory takes its time before the server starts; Ctrl-C ends the command then, too."""
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(32 * 2**30)  # takes no space, but a quarter of a minute and more to hash
+    async with command("sse", "--port", "0", "--watch", str(tmp_path)) as process:
+
+        def hashing() -> bool:
+            held = Path(f"/proc/{process.pid}/fd")
+            with contextlib.suppress(FileNotFoundError):  # of a descriptor closed meanwhile
+                return any(descriptor.readlink().name == "huge" for descriptor in held.iterdir())
+            return False
+
+        await until(hashing)
+        process.send_signal(signal.SIGINT)
+        assert await ended(process) == (0, b"", b"")
+
+
+@on_a_loop
+async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) -> None:
+    """A bad option, a missing directory and a port in use are each one line on stderr, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = {
+            ("sse", "--rate", "-1"): "python -m servers: argument --rate: a number above 0, not '-1'\n",
+            ("sse", "--watch", f"{tmp_path}/no"): f"python -m servers: {tmp_path}/no: No such file or directory\n",
+            ("sse", "--port", f"{port}"): f"python -m servers: no server at 127.0.0.1:{port}: the port is in use\n",
+        }
+
+        async def told(*arguments: str) -> tuple[int, bytes, bytes]:
+            async with command(*arguments) as process:
+                return await ended(process)
+
+        assert await asyncio.gather(*(told(*arguments) for arguments in refused)) == [
+            (2, b"", sentence.encode()) for sentence in refused.values()
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: MODEL"),
+        (["smoke-signals"], "argument MODEL: invalid choice: 'smoke-signals'"),
+        (["sse", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["sse", "two\nlines"], "unrecognized arguments: two lines"),
+        (["sse", "--port", "65536"], "argument --port: a whole number from 0 to 65535, not '65536'"),
+        (["sse", "--port", "-1"], "argument --port: a whole number from 0 to 65535, not '-1'"),
+        (["sse", "--port", "http"], "argument --port: a whole number from 0 to 65535, not 'http'"),
+        (["sse", "--rate", "0"], "argument --rate: a number above 0, not '0'"),
+        (["sse", "--rate", "nan"], "argument --rate: a number above 0, not 'nan'"),
+        (["sse", "--rate", "inf"], "argument --rate: a number above 0, not 'inf'"),
+        (["sse", "--rate", "fast"], "argument --rate: a number above 0, not 'fast'"),
+        (["sse", "--heartbeat", "0"], "argument --heartbeat: a number above 0, not '0'"),
+        (["sse", "--poll-interval", "-5"], "argument --poll-interval: a number above 0, not '-5'"),
+        (["sse", "--history", "0"], "argument --history: a whole number from 1 to 10000000, not '0'"),
+        (["sse", "--history", "1.5"], "argument --history: a whole number from 1 to 10000000, not '1.5'"),
+        (["sse", "--payload", "1048577"], "argument --payload: a whole number from 0 to 1048576, not '1048577'"),
+        (["sse", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["sse", "--rate", "1", "--watch", "."], "argument --watch: not allowed with argument --rate"),
+        (["sse", "--watch", "{file}"], "{file}: Not a directory"),
+        (["sse", "--watch", "{file}/below"], "{file}/below: Not a directory"),
+        (["sse", "--port", "0", "--host", "192.0.2.1"], "no server at 192.0.2.1:0: cannot listen: "),
+        (["sse", "--port", "0", "--host", "no such host"], "no server at no such host:0: cannot listen: "),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with the arguments, the command says it on one line of stderr and exits with status 2."""
+    file = tmp_path / "file"
+    file.touch()
+    before = [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main([argument.format(file=file) for argument in arguments])
+    finally:
+        for sign, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(sign, handler)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.startswith(f"python -m servers: {sentence.format(file=file)}")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
