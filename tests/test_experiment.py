@@ -324,7 +324,10 @@ class TestExperiment:
         assert run.requests == run.server_requests == 15
 
     def test_a_request_on_its_way_is_waited_for(self, server: Server) -> None:
-        """A request that has begun when everything has arrived still reaches the server, and both count it."""
+        """A request that has begun when everything has arrived still reaches the server, and both count it.
+
+        With several such clients one is always on its way; the schedule begins all the same.
+        """
 
         async def dawdle(url: str, log: ClientLog) -> None:
             async with httpx.AsyncClient(base_url=url, **HTTP) as http:
@@ -333,7 +336,7 @@ class TestExperiment:
                         await asyncio.sleep(0.3)
                         await http.get("/updates", params={"after": log.cursor})
 
-        run = finish(experiment(server, dawdle, Schedule.at([], 0.1), clients=2, spread=0.2))
+        run = finish(experiment(server, dawdle, Schedule.at([], 0.1), clients=4, spread=0.2))
         assert run.requests == run.server_requests
 
     def test_clients_start_one_after_another(self, server: Server) -> None:

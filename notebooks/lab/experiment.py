@@ -196,9 +196,9 @@ class _Group:
         counted: int = self.traffic.requests
         return counted - self.counted_before
 
-    def is_counted(self) -> bool:
-        """Whether the server has seen every request; one that failed may never have reached it."""
-        return self.server_requests >= sum(not span.failed for log in self.logs for span in log.requests)
+    def arrived(self) -> int:
+        """The requests so far that reach the server sooner or later; one that failed may never do."""
+        return sum(not span.failed for log in self.logs for span in log.requests)
 
     async def follow(self, log: ClientLog, offset: float) -> None:
         await asyncio.sleep(offset)
@@ -246,7 +246,7 @@ class _Bench:
 
     async def conduct(self, following: Sequence[asyncio.Task[None]]) -> None:
         """From the clients' start to the last delivery."""
-        if not await _until(self.all_have_begun, START_LIMIT):
+        if not await self.all_have_begun():
             late = [f"{log.number} ({g.traffic.model})" for g in self.groups for log in g.logs if not log.requests]
             if late:
                 hint = "is it made inside `with log.request():`?"
@@ -268,11 +268,18 @@ class _Bench:
             update = self.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content)
             self.published.append((update.seq, edit.at, update.stamp, update.path))
 
-    def all_have_begun(self) -> bool:
-        return all(log.requests for group in self.groups for log in group.logs) and self.all_are_counted()
+    async def all_have_begun(self) -> bool:
+        """Wait until each client has asked and the servers have counted as much; say whether it came to that.
+
+        What the clients ask in the meantime is not waited for: of many there is always one on its way.
+        """
+        if not await _until(lambda: all(log.requests for group in self.groups for log in group.logs), START_LIMIT):
+            return False
+        asked = [(group, group.arrived()) for group in self.groups]
+        return await _until(lambda: all(group.server_requests >= count for group, count in asked), START_LIMIT)
 
     def all_are_counted(self) -> bool:
-        return all(group.is_counted() for group in self.groups)
+        return all(group.server_requests >= group.arrived() for group in self.groups)
 
     def is_over(self, following: Sequence[asyncio.Task[None]]) -> bool:
         if all(task.done() for task in following):
