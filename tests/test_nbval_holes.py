@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 300  # seconds for the one run of pytest, which takes about 12
+pytestmark = pytest.mark.timeout(LIMIT + 20)
 
 # name of the notebook -> its cells in order: source, tags, and how each of them must end
 Cells = list[tuple[str, list[str], str]]
@@ -116,7 +118,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         env=os.environ | {"CI": "true", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=LIMIT,
         check=False,
     )
     found: dict[str, str] = {}
