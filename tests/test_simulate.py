@@ -64,7 +64,7 @@ def test_long_polling_without_a_cursor_loses_what_the_real_code_loses() -> None:
         moments(run), run.end, simulate.every(0.0), starts=np.array([first]), transit=0.05, hold=30, cursor=False
     )
     assert simulated.deliveries == run.deliveries
-    rate, gap, seconds = 5.0, 0.1, 20_000.0
+    rate, gap, seconds = 5.0, 0.1, 4000.0
     many = simulate.polling(
         simulate.poisson(rate, seconds), seconds, simulate.every(0.0), transit=gap / 2, hold=30, cursor=False
     )

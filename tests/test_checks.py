@@ -1,0 +1,128 @@
+"""The exercises' checks: each accepts the solution, rejects the empty stub kindly, and names each mistake."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from lab import checks
+from lab.experiment import HTTP, ClientLog
+
+
+def poller(
+    *,
+    cursor: Callable[[str, str], str | None] = lambda first, last: last,
+    moves: bool = True,
+    looks_at_status: bool = True,
+    heeds: bool = True,
+    pause: float = 5.0,
+) -> Callable[[str, ClientLog], Any]:
+    """The solution, or one of its mutants."""
+
+    async def client(url: str, log: ClientLog) -> None:
+        last = log.cursor
+        async with httpx.AsyncClient(**HTTP) as http:
+            while True:
+                wait = pause
+                with log.request():
+                    after = cursor(log.cursor, last)
+                    response = await http.get(f"{url}/updates", params={"after": after} if after is not None else {})
+                    if response.status_code == 200 or not looks_at_status:
+                        for update in response.json()["updates"]:
+                            log.deliver(update)
+                        last = response.json()["cursor"] if moves else last
+                    elif heeds:
+                        wait = float(response.headers["Retry-After"])
+                await asyncio.sleep(wait)
+
+    return client
+
+
+async def stub_client(url: str, log: ClientLog) -> None:
+    """The exercise's empty client."""
+
+
+async def silent_client(url: str, log: ClientLog) -> None:
+    """A client that asks without saying so."""
+    async with httpx.AsyncClient(**HTTP) as http:
+        await http.get(f"{url}/updates")
+
+
+def stub(*_: Any) -> Any:
+    """An exercise's empty function."""
+
+
+@pytest.mark.parametrize(
+    "check", [checks.count_faults, checks.delays_from_plan, checks.longest_interval, checks.jittered]
+)
+def test_an_untouched_stub_fails_kindly(check: Callable[..., checks.Verdict]) -> None:
+    """An empty stub does not pass, and is told what to do next."""
+    verdict = check(stub)
+    assert not verdict
+    assert repr(verdict).startswith("Not yet. This is still the empty stub")
+
+
+def test_an_untouched_client_fails_kindly() -> None:
+    """An empty client does not pass, and is told what to do next."""
+    assert repr(checks.polling_client(stub_client)).startswith("Not yet. This is still the empty stub")
+
+
+SOLUTIONS: list[tuple[Callable[..., checks.Verdict], Callable[..., Any]]] = [
+    (checks.count_faults, lambda p, r: (len(set(p) - set(r)), len(r) - len(set(r)))),
+    (checks.delays_from_plan, lambda planned, sent, answered: [a - p for a, p in zip(answered, planned, strict=True)]),
+    (checks.longest_interval, lambda budget, transit: (budget - transit) / 0.95),
+    (checks.jittered, lambda interval, rng: interval * rng.uniform(0.9, 1.1)),
+    (checks.polling_client, poller()),
+]
+
+
+@pytest.mark.parametrize(("check", "solution"), SOLUTIONS)
+def test_a_solution_passes(check: Callable[..., checks.Verdict], solution: Callable[..., Any]) -> None:
+    """A right answer passes."""
+    verdict = check(solution)
+    assert verdict, repr(verdict)
+    assert repr(verdict).startswith("✓ ")
+
+
+def repeats(received: list[int]) -> int:
+    return sum(received.count(seq) > 1 for seq in set(received))
+
+
+MUTANTS: list[tuple[Callable[..., checks.Verdict], Callable[..., Any], str]] = [
+    (checks.count_faults, lambda p, r: (max(0, len(p) - len(r)), len(r) - len(set(r))), "comparing lengths"),
+    (checks.count_faults, lambda p, r: (len(set(p) - set(r)), 0), "in a set"),
+    (checks.count_faults, lambda p, r: (len(set(p) - set(r)), repeats(r)), "three times"),
+    (checks.count_faults, lambda p, r: (7, 7), "should give"),
+    (checks.count_faults, lambda p, r: p[9], "raised IndexError"),
+    (checks.delays_from_plan, lambda p, s, a: [x - y for x, y in zip(a, s, strict=True)], "from sending"),
+    (checks.delays_from_plan, lambda p, s, a: [x - y for x, y in zip(s, p, strict=True)], "how late each question"),
+    (checks.longest_interval, lambda b, d: 2 * (b - d), "*mean*"),
+    (checks.longest_interval, lambda b, d: b / 0.95, "way back is missing"),
+    (checks.longest_interval, lambda b, d: (b - 2 * d) / 0.95, "not the round trip"),
+    (checks.longest_interval, lambda b, d: b - d, "*all* updates"),
+    (checks.jittered, lambda interval, rng: interval, "herd stays together"),
+    (checks.jittered, lambda interval, rng: interval * rng.uniform(1, 1.1), "only ever waits longer"),
+    (checks.jittered, lambda interval, rng: interval * rng.uniform(0, 1), "full jitter"),
+    (checks.jittered, lambda interval, rng: interval * rng.uniform(0.8, 1.2), "should fill 9 to 11"),
+    (checks.jittered, lambda interval, rng: interval * random.uniform(0.9, 1.1), "from `rng`"),
+    (checks.jittered, lambda interval, rng: "soon", "number of seconds"),
+    (checks.polling_client, poller(cursor=lambda first, last: None), "begins at “now”"),
+    (checks.polling_client, poller(moves=False), "came again"),
+    (checks.polling_client, poller(cursor=lambda first, last: "0"), "came again"),
+    (checks.polling_client, poller(looks_at_status=False), "stopped at the 503"),
+    (checks.polling_client, poller(heeds=False), "heed Retry-After"),
+    (checks.polling_client, poller(pause=0.0), "pause missing"),
+    (checks.polling_client, poller(pause=15.0), "is the pause 5 s"),
+    (checks.polling_client, silent_client, "no request inside"),
+]
+
+
+@pytest.mark.parametrize(("check", "mutant", "words"), MUTANTS, ids=[words for _, _, words in MUTANTS])
+def test_a_mistake_is_named(check: Callable[..., checks.Verdict], mutant: Callable[..., Any], words: str) -> None:
+    """Each wrong answer is rejected, with a sentence that says which mistake it looks like."""
+    verdict = check(mutant)
+    assert not verdict
+    assert words in verdict.text
