@@ -46,6 +46,7 @@ from lab.virtual import (
 D = 0.025  # the default link's delay
 WS = "ws://server/ws"
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -146,7 +147,7 @@ async def joined() -> AsyncIterator[Joined]:
             ends.server_out.transport.abort()
 
 
-async def both_of(one: Awaitable[T], other: Awaitable[T]) -> tuple[T, T]:
+async def both_of(one: Awaitable[T], other: Awaitable[S]) -> tuple[T, S]:
     """The results of two things done at once."""
     first, second = await asyncio.gather(one, other)
     return first, second
@@ -319,23 +320,27 @@ def test_the_result_and_the_error_of_main_come_out_as_they_are() -> None:
 
 
 def test_tasks_that_main_leaves_behind_are_cancelled_and_clean_up() -> None:
-    """A task still running when main returns gets its finally, with the clock going on."""
+    """A task still running when main returns gets its finally, with the clock going on; nothing is recorded then."""
     ended = []
 
     async def left() -> None:
-        try:
-            await asyncio.sleep(1000)
-        finally:
-            await asyncio.sleep(2)
-            ended.append(now())
+        async with joined() as ends:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                ends.client_out.write(b"bye")
+                await ends.server_in.readexactly(3)
+                ended.append(now())
 
-    async def main(net: Net) -> None:
+    async def main(net: Net) -> Net:
         task = asyncio.create_task(left())
         await asyncio.sleep(1)
         assert not task.done()
+        return net
 
-    run_virtual(main)
-    assert ended == [3]
+    net = run_virtual(main)
+    assert ended == [at(1 + D)]
+    assert (net.bytes["up"], len(net.transcript or [])) == (0, 1)
 
 
 def test_a_deadlock_is_named_with_the_tasks_and_where_they_wait() -> None:
@@ -565,6 +570,9 @@ async def test_jitter_keeps_within_its_bounds_and_keeps_the_order(net: Net) -> N
         delays = await delays_of(ends.server_out, ends.client_in, n=500, every=0.01)
     assert 0.1 - 1e-9 < min(delays) < 0.105
     assert 0.145 < max(delays) < 0.15 + 1e-9
+    assert net.transcript is not None
+    dues = [row.due for row in net.transcript if row.way == "down"]
+    assert dues == sorted(dues)
 
 
 @virtual(link=Link(delay=0.1, loss=0.3, rto=0.2))
@@ -663,6 +671,28 @@ async def test_closing_sends_what_was_written_and_aborting_does_not(net: Net) ->
 
 
 @virtual()
+async def test_closing_with_something_unread_is_a_reset(net: Net) -> None:
+    """As with TCP, an end closed before it has read what arrived resets its peer instead of ending the stream."""
+    async with joined() as ends:
+        ends.server_out.transport.pause_reading()  # type: ignore[attr-defined]  # typed as a WriteTransport
+        ends.client_out.write(b"never read")
+        await asyncio.sleep(1)
+        ends.server_out.close()
+        closed = now()
+        assert await read_all(ends.client_in) == (b"", ConnectionResetError, at(closed + D))
+
+
+@virtual()
+async def test_a_server_that_closes_during_the_handshake_resets_the_connection(net: Net) -> None:
+    """A client that was answered, but not yet accepted when the listener closed, is reset."""
+    server = await asyncio.start_server(lambda r, w: pytest.fail("accepted"), "raw", 1)
+    reader, writer = await asyncio.open_connection("raw", 1)
+    server.close()
+    assert await read_all(reader) == (b"", ConnectionResetError, at(4 * D))
+    writer.close()
+
+
+@virtual()
 async def test_data_for_a_closed_end_is_answered_by_a_reset(net: Net) -> None:
     """As with TCP, writing to a peer that closed is ConnectionResetError one round trip later."""
     async with joined() as ends:
@@ -690,6 +720,9 @@ async def test_a_cut_resets_both_ends_at_once_and_drops_what_was_on_its_way(net:
         moment = at(now())
         assert await both == ((b"arrives", ConnectionResetError, moment), (b"", ConnectionResetError, moment))
         assert net.connections[0].closed == moment
+        await asyncio.sleep(1)
+        assert net.transcript is not None
+        assert [(row.way, row.kind) for row in net.transcript[-2:]] == [("up", "RST"), ("down", "RST")]
     async with joined() as ends:
         assert await delays_of(ends.client_out, ends.server_in, n=3, every=1) == [at(D)] * 3
 
@@ -705,6 +738,20 @@ async def test_what_arrived_before_a_cut_can_still_be_read(net: Net) -> None:
         await asyncio.sleep(1)
         ends.client_out.transport.resume_reading()  # type: ignore[attr-defined]  # as above
         assert (await read_all(ends.client_in))[:2] == (b"in time", ConnectionResetError)
+
+
+@virtual()
+async def test_a_writer_learns_of_a_cut_although_it_does_not_read(net: Net) -> None:
+    """An end that is paused with something unread sees the reset as soon as it writes."""
+    async with joined() as ends:
+        ends.client_out.transport.pause_reading()  # type: ignore[attr-defined]  # typed as a WriteTransport
+        ends.server_out.write(b"unread")
+        await asyncio.sleep(1)
+        net.link.cut()
+        assert not ends.client_out.is_closing()
+        ends.client_out.write(b"x")
+        with pytest.raises(ConnectionResetError):
+            await ends.client_out.drain()
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
@@ -917,16 +964,18 @@ async def test_each_client_may_have_its_own_link(net: Net) -> None:
 
 def test_a_link_is_new_in_the_next_run() -> None:
     """A live connection, a black hole and a cut to come do not reach the next run with the same Link."""
-    link = Link()
+    default, other = Link(), Link()
 
     async def main(net: Net) -> float:
-        async with joined() as ends:
-            await delays_of(ends.server_out, ends.client_in, n=50, every=1)
-            link.cut_after(10)
-            link.blackhole()
-            return now()
+        for link in (default, other):
+            with net.via(link):
+                async with joined() as ends:
+                    await delays_of(ends.server_out, ends.client_in, n=50, every=1)
+                    link.cut_after(10)
+                    link.blackhole()
+        return now()
 
-    assert run_virtual(main, link=link, limit=100) == run_virtual(main, link=link, limit=100)
+    assert run_virtual(main, link=default, limit=200) == run_virtual(main, link=default, limit=200)
 
 
 @virtual()
@@ -1198,7 +1247,7 @@ async def test_a_websocket_stream_is_cut_at_every_byte(net: Net) -> None:
 @pytest.mark.parametrize("on_state", [True, False], ids=["app.state.closing", "app.closing"])
 @virtual()
 async def test_serve_ends_the_applications_own_streams_first(net: Net, on_state: bool) -> None:
-    """The application's closing signal comes before uvicorn stops: a stream ends whole, within half a second."""
+    """The application's closing signal comes a tick before uvicorn stops: its streams end in their own way."""
     app = FastAPI()
     ended = asyncio.Event()
 
@@ -1218,14 +1267,27 @@ async def test_serve_ends_the_applications_own_streams_first(net: Net, on_state:
 
         return EventSourceResponse(stream())
 
-    async def read() -> list[str]:
+    @app.websocket("/ws")
+    async def messages(ws: WebSocket) -> None:
+        await ws.accept()
+        await ended.wait()
+        for _ in range(10):  # a handler may take some rounds of the loop
+            await asyncio.sleep(0)
+        await ws.close(1001, "bye")
+
+    async def listen() -> list[str]:
         async with browser(timeout=None) as http, aconnect_sse(http, "GET", "/events") as stream:
             return [event.data async for event in stream.aiter_sse()]
 
+    async def chat() -> int | None:
+        async with websockets.connect(WS, proxy=None) as ws:
+            await ws.wait_closed()
+            return ws.close_code
+
     async with serve(app):
-        reading = asyncio.create_task(read())
+        both = asyncio.create_task(both_of(listen(), chat()))
         await asyncio.sleep(10)
-    assert await reading == ["hello", "bye"]
+    assert await both == (["hello", "bye"], 1001)
     assert now() < 10.5
 
 

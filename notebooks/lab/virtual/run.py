@@ -78,8 +78,6 @@ def _work(loop: NetworkLoop, main: Callable[[Net], Coroutine[Any, Any, T]], outc
             ended.set_result(await main(loop.net))
         except BaseException as error:
             ended.set_exception(error)
-            if error is loop.interrupt:
-                loop.interrupt = None
         loop.net.recording = False
 
     try:
