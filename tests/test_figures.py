@@ -5,6 +5,7 @@ import itertools
 import json
 import xml.etree.ElementTree
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ RUNS = {
     "sweep": [polled(interval, label=f"T = {interval:g} s") for interval in (0.25, 0.5, 1.0)],
     "long": [polled(length=60)],
     "lossy": [polled(lose=0.4, label="without a cursor"), pushed()],
+    "busy": [replace(run, floor=1.0) for run in four()],
     "nothing published": [SILENT],
     "nothing delivered": [DEAF],
     "long names": [
@@ -226,6 +228,13 @@ class TestEveryFigure:
         """Updates that never came are in the text of every figure."""
         run = polled(lose=0.4)
         assert f"{run.expected - run.lost} of {run.expected} deliveries came" in draw(run).alt
+
+    @pytest.mark.parametrize("draw", DRAW)
+    def test_a_busy_machine_is_said(self, draw: Draw) -> None:
+        """A run that is not to be believed says so on the figure and in its text."""
+        picture = draw(RUNS["busy"])
+        assert any("too busy to be believed" in text.get_text() for text in texts(picture))
+        assert "too busy to be believed" in picture.alt
 
     @pytest.mark.parametrize("draw", DRAW)
     def test_no_run(self, draw: Draw) -> None:

@@ -448,7 +448,7 @@ def _in_words(run: Run) -> str:
 
 def _panel(height: float, title: str, tag: str = "") -> tuple[Picture, Axes]:
     """An empty picture, `height` inches without its title; `tag` (LIVE or VIRTUAL) stands at its upper right."""
-    text = textwrap.fill(title, 62)
+    text = textwrap.fill(title, 62 if len(tag) < 10 else 42)
     lines = text.count("\n") + 1
     with mpl.rc_context(LOOK):
         picture = Picture(figsize=(WIDTH, height + 0.27 * lines), dpi=DPI, layout="constrained")
