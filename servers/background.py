@@ -94,21 +94,20 @@ class Server:
 
     def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, heartbeat: float) -> None:
         self.app = app
-        self.errors: list[logging.LogRecord] = []
         self._cause: BaseException | None = None
         config = uvicorn.Config(self._watched, host, port, **uvicorn_options(heartbeat))
         self._uvicorn = _Uvicorn(config, getattr(app, "closing", None))
         self._thread = threading.Thread(target=self._run, name=f"server of {host}:{port}", daemon=True)
-        self._silence = _Silence(self)  # while it starts, in any case: the cause of a failure comes as an exception
+        self._silence = Silence()  # while it starts, in any case: the cause of a failure comes as an exception
         self._thread.start()
         try:
             self._wait_until_started(f"{host}:{port}")
         except BaseException:
             self._uvicorn.should_exit = True  # also when it was the wait that was interrupted
-            self._silence.end()
+            self._silence.close()
             raise
         if not quiet:
-            self._silence.end()
+            self._silence.close()
         self.port: int = self._uvicorn.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
@@ -136,14 +135,15 @@ class Server:
         if self._thread.is_alive():
             raise ServerError(f"the server at {self.url} did not stop within {STOP_LIMIT:g} s")
         _running.pop(self, None)
-        self._silence.end()
-        errors, self.errors = self.errors, []
+        self._silence.close()
+        errors, self._silence.errors = self._silence.errors, []
         if errors:
             cause = next((record.exc_info[1] for record in errors if record.exc_info), None)
             text = "\n".join(_text(record) for record in errors)
             raise ServerError(f"the server at {self.url} logged: {text}") from cause
 
     def _run(self) -> None:
+        self._silence.thread = threading.get_ident()  # before anything is logged
         try:
             self._uvicorn.run()
         except BaseException as error:  # SystemExit too: uvicorn's way to say that it could not start
@@ -165,7 +165,7 @@ class Server:
             if self._thread.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.002)
                 continue
-            refused = next((record.msg for record in self.errors if isinstance(record.msg, OSError)), None)
+            refused = next((record.msg for record in self._silence.errors if isinstance(record.msg, OSError)), None)
             cause = refused or self._cause  # uvicorn logs why it could not listen, and exits
             if refused:
                 in_use = refused.errno == errno.EADDRINUSE
@@ -216,23 +216,25 @@ class _Uvicorn(uvicorn.Server):
             connection.transport.abort()
 
 
-class _Silence(logging.Filter):
-    """Keeps the server thread's log lines out of the notebook, and its errors for `stop()`."""
+class Silence(logging.Filter):
+    """Keeps what one thread (its ident) logs about its server out of the notebook; the errors are in `errors`."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, thread: int | None = None) -> None:
         super().__init__()
-        self.server = server
+        self.thread = thread
+        self.errors: list[logging.LogRecord] = []
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.thread != self.server._thread.ident:
+        if record.thread != self.thread:
             return True
         if record.levelno >= logging.ERROR:
-            self.server.errors.append(record)
+            self.errors.append(record)
         return False
 
-    def end(self) -> None:
+    def close(self) -> None:
+        """Let that thread be heard again."""
         for name in LOGGERS:
             logging.getLogger(name).removeFilter(self)
 

@@ -22,9 +22,8 @@ import uvicorn
 from lab.virtual.clock import OutOfTime, VirtualError, enter, inside, patched
 from lab.virtual.network import Link, Net, NetworkLoop
 from lab.virtual.transport import Way
-from servers.background import uvicorn_options
+from servers.background import Silence, uvicorn_options
 
-UVICORN = {**uvicorn_options(), "log_level": "critical"}
 TICK = 0.1  # seconds between two looks of uvicorn's at its `should_exit`: the time streams get to end by themselves
 
 T = TypeVar("T")
@@ -142,24 +141,25 @@ async def serve(app: App, port: int = 80, host: str = "server", **uvicorn_config
     (`app.closing.close()` or `app.state.closing.close()`, if it has that), and uvicorn stops a tick later.
     Raises VirtualError if the server does not start.
     """
-    server = _Server(uvicorn.Config(app, host=host, port=port, **{**UVICORN, **uvicorn_config}))  # type: ignore[arg-type]  # App is any ASGI application
-    task = asyncio.create_task(server.serve_or_fail(), name=f"server {host}:{port}")
-    ready = asyncio.create_task(server.ready.wait())
-    await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
-    ready.cancel()
-    if task.done():
-        task.result()
-    try:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, NetworkLoop)
-        yield Served(f"http://{host}" if port == 80 else f"http://{host}:{port}", app, loop.net, (host, port))
-    finally:
-        closing = getattr(app, "closing", None) or getattr(getattr(app, "state", None), "closing", None)
-        if closing is not None:
-            closing.close()
-            await asyncio.sleep(TICK)
-        server.stop.set()
-        await task
+    server = _Server(uvicorn.Config(app, host=host, port=port, **{**uvicorn_options(), **uvicorn_config}))  # type: ignore[arg-type]  # App is any ASGI application
+    with contextlib.closing(Silence(threading.get_ident())):  # what a black hole makes of a shutdown is no news
+        task = asyncio.create_task(server.serve_or_fail(), name=f"server {host}:{port}")
+        ready = asyncio.create_task(server.ready.wait())
+        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if task.done():
+            task.result()
+        try:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, NetworkLoop)
+            yield Served(f"http://{host}" if port == 80 else f"http://{host}:{port}", app, loop.net, (host, port))
+        finally:
+            closing = getattr(app, "closing", None) or getattr(getattr(app, "state", None), "closing", None)
+            if closing is not None:
+                closing.close()
+                await asyncio.sleep(TICK)
+            server.stop.set()
+            await task
 
 
 class _Server(uvicorn.Server):
