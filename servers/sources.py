@@ -213,7 +213,9 @@ async def watch(feed: Feed, tree: Tree) -> None:
     try:
         async with asyncio.TaskGroup() as group:
             while True:
-                if listener is None or listener.done() or listed != tree.directories:
+                if missing:
+                    await asyncio.sleep(PAUSE)
+                elif listener is None or listener.done() or listed != tree.directories:
                     if listener is not None:
                         listener.cancel()
                     listed = tree.directories
@@ -227,8 +229,7 @@ async def watch(feed: Feed, tree: Tree) -> None:
                 except OSError as error:
                     if not missing:
                         log.warning("%s cannot be read (%s): waiting for it", tree.directory, error.strerror)
-                    missing, listed = True, frozenset()
-                    await asyncio.sleep(PAUSE)
+                    missing, listed = True, frozenset()  # it may come back as another: listen anew
                     continue
                 missing = False
                 for name, reason in tree.skipped.items():

@@ -111,6 +111,20 @@ def before_reading(monkeypatch: pytest.MonkeyPatch, meddle: Callable[[Path], Non
     monkeypatch.setattr(Tree, "_look", meddled)
 
 
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When each scan began."""
+    times: list[float] = []
+    scan = Tree.scan
+
+    def timed(tree: Tree) -> list[Edit]:
+        times.append(time.monotonic())
+        return scan(tree)
+
+    monkeypatch.setattr(Tree, "scan", timed)
+    return times
+
+
 # --- the seeded schedule ---
 
 
@@ -883,41 +897,119 @@ def test_a_burst_arrives_whole(directory: Path, hints_only: None) -> None:
     assert [u.change for u in feed.read(0).updates].count("added") == 200
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "servers"]
+
+
 def test_a_directory_that_vanishes_is_waited_for(
-    directory: Path, hints_only: None, caplog: pytest.LogCaptureFixture
+    directory: Path, hints_only: None, scans: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While it is away nothing is published and one line says so; back, and after being made anew, it is watched on."""
+    """While it is away, nothing is published and one line says so; back again, it is watched as before."""
     (directory / "a").write_text("a")
     (directory / "b").write_text("b")
     feed, tree = Feed(), Tree(directory)
     model = known(tree)
     away = directory.with_name("away")
 
-    def replace() -> None:
-        directory.rename(away)  # for so short a time that perhaps nobody notices
-        (directory / "sub").mkdir(parents=True)
-        (directory / "sub/c").write_text("c")
-
-    def complaints() -> int:
-        return sum("cannot be read (No such file or directory): waiting for it" in text for text in caplog.messages)
-
     async def body() -> None:
         async with watching(feed, tree):
             await asyncio.to_thread(directory.rename, away)
-            await until(lambda: complaints() == 1)
+            await until(lambda: warnings(caplog))
+            looked = len(scans)
+            await until(lambda: len(scans) == looked + 2)
             (away / "b").unlink()
             await asyncio.to_thread(away.rename, directory)
             position = await follow_until(feed, model, 0, lambda: model == state(directory))
             assert [(u.change, u.path) for u in feed.read(0).updates] == [("deleted", "b")]
-
-            await asyncio.to_thread(replace)
-            position = await follow_until(feed, model, position, lambda: model == state(directory))
-            for content in ("changed", "changed again"):
-                (directory / "sub/c").write_text(content)
-                position = await follow_until(feed, model, position, lambda: model == state(directory))
+            (directory / "a").write_text("changed")
+            await follow_until(feed, model, position, lambda: model == state(directory))
 
     asyncio.run(body())
-    assert 1 <= complaints() <= 2
+    assert warnings(caplog) == [f"{directory} cannot be read (No such file or directory): waiting for it"]
+
+
+def test_a_directory_that_is_closed_for_a_while_is_waited_for(
+    directory: Path, hints_only: None, scans: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without permission to list the watched directory nothing is published; one line says so, and it goes on after."""
+    (directory / "a").write_text("a")
+    feed, tree = Feed(), Tree(directory)
+    model = known(tree)
+    if os.geteuid() == 0:
+        os.chown(directory, NOBODY, NOBODY)
+
+    async def body() -> None:
+        async with watching(feed, tree):
+            await until(lambda: len(scans) == 2)  # the Tree's own, and that of the watch
+            await asyncio.to_thread(directory.chmod, 0)
+            await until(lambda: warnings(caplog))
+            looked = len(scans)
+            await until(lambda: len(scans) == looked + 2)
+            await asyncio.to_thread(directory.chmod, 0o755)
+            (directory / "b").write_text("b")
+            position = await follow_until(feed, model, 0, lambda: model == state(directory))
+            (directory / "b").write_text("changed")
+            await follow_until(feed, model, position, lambda: model == state(directory))
+
+    with unprivileged():
+        asyncio.run(body())
+    assert warnings(caplog) == [f"{directory} cannot be read (Permission denied): waiting for it"]
+
+
+@pytest.mark.parametrize("name", [".", "sub"])
+def test_a_directory_replaced_by_another_of_its_name_is_watched_on(
+    name: str, directory: Path, hints_only: None
+) -> None:
+    """A directory swapped so fast that no scan misses the old one: the new one is watched from then on."""
+    place = directory / name
+    place.mkdir(exist_ok=True)
+    (place / "a").write_text("a")
+    feed, tree = Feed(), Tree(directory)
+    model = known(tree)
+
+    async def body() -> None:
+        position = 0
+        async with watching(feed, tree):
+            for n in range(3):
+                new, old = directory.parent / f"new {n}", directory.parent / f"old {n}"
+                new.mkdir()
+                (new / "a").write_text(f"of another directory, {n}")
+                place.rename(old)
+                new.rename(place)
+                position = await follow_until(feed, model, position, lambda: model == state(directory))
+                for change in range(2):
+                    (place / "a").write_text(f"changed: {n}, {change}")
+                    position = await follow_until(feed, model, position, lambda: model == state(directory))
+
+    asyncio.run(body())
+
+
+def test_listening_to_what_is_gone_ends_with_a_hint(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory that went after the scan that listed it is no trouble: look again, and listen anew."""
+
+    async def body() -> None:
+        hint = asyncio.Event()
+        async with asyncio.timeout(LIMIT):
+            await sources.listen({str(directory), str(directory / "gone")}, hint)
+        assert hint.is_set()
+
+    asyncio.run(body())
+    assert warnings(caplog) == []
+
+
+def test_a_quiet_directory_is_left_alone(directory: Path, hints_only: None, scans: list[float]) -> None:
+    """A scan follows a hint; without one there is none."""
+    feed, tree = Feed(), Tree(directory)
+
+    async def body() -> None:
+        async with watching(feed, tree):
+            (directory / "a").write_text("a")
+            await follow_until(feed, {}, 0, lambda: feed.head > 0)
+            looked = len(scans)
+            await asyncio.sleep(0.3)
+            assert len(scans) - looked <= 3  # a hint may have been on its way
+
+    asyncio.run(body())
 
 
 def test_links_out_of_the_directory_are_not_watched(directory: Path) -> None:
