@@ -1,0 +1,396 @@
+"""Tests of the notebooks as files: what nbval, which runs their cells, does not look at.
+
+A rule takes a notebook and yields one complaint for each thing that should not be there. Every rule is held against
+every notebook under notebooks/, and against a small notebook that breaks it. Last, one assertion of every notebook is
+turned into its opposite, and nbval must fail in that cell and in no other.
+"""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+FALSE_CLAIMS_LIMIT = 900  # seconds for all notebooks, each up to its first claim
+ALLOWED_MAGICS = {"%matplotlib inline"}
+# what ends by itself: asyncio's own, the stopping of a server, and the experiments, which keep a deadline
+BOUNDED = {"sleep", "wait_for", "stop", "experiment", "side_by_side"}
+
+Rule = Callable[[NotebookNode], Iterator[str]]
+
+
+def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    return [(number, cell) for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+
+
+def outputs(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
+    return [(number, output) for number, cell in code_cells(notebook) for output in cell.outputs]
+
+
+def without_magics(source: str) -> tuple[str, list[str]]:
+    """Return the Python of a cell, and the lines that are not Python but IPython's."""
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        lines = source.splitlines()
+        magics = [line.strip() for line in lines if line.lstrip().startswith(("%", "!", "?"))]
+        return "\n".join("" if line.strip() in magics else line for line in lines), magics
+    return source, []
+
+
+def parse(cell: NotebookNode) -> ast.Module:
+    return ast.parse(without_magics(cell.source)[0])
+
+
+def is_stored_clean(notebook: NotebookNode) -> Iterator[str]:
+    """The file is what .ci/execute-notebooks writes: Python 3, no time stamps, versions or widget state."""
+    nbformat.validate(notebook)
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "the kernel is not python3"
+    yield from (f"the notebook keeps {key}" for key in notebook.metadata.keys() - {"kernelspec", "language_info"})
+    if "version" in notebook.metadata.get("language_info", {}):
+        yield "the notebook keeps a version of Python"
+    for number, cell in enumerate(notebook.cells):
+        yield from (f"cell {number} keeps {key}" for key in cell.metadata.keys() - {"tags", "jupyter"})
+    for number, output in outputs(notebook):
+        if any("widget" in mime for mime in output.get("data", {})):
+            yield f"cell {number} keeps a widget, which is nothing without its kernel"
+
+
+def ran_in_one_go(notebook: NotebookNode) -> Iterator[str]:
+    """Every code cell has run, in order, once, in one kernel."""
+    counts = [cell.execution_count for _, cell in code_cells(notebook) if cell.source.strip()]
+    if counts != list(range(1, len(counts) + 1)):
+        yield f"execution counts are {counts}"
+
+
+def ran_without_complaint(notebook: NotebookNode) -> Iterator[str]:
+    """No output is an error or came on stderr."""
+    for number, output in outputs(notebook):
+        if output.output_type == "error" or output.get("name") == "stderr":
+            yield f"cell {number} has an error or stderr output"
+
+
+def hides_nothing_from_nbval(notebook: NotebookNode) -> Iterator[str]:
+    """No comment or tag tells nbval to look away."""
+    for number, cell in code_cells(notebook):
+        if re.search(r"#\s*(NBVAL_|PYTEST_VALIDATE)", cell.source):
+            yield f"cell {number} has a comment for nbval"
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("nbval") or tag in {"raises-exception", "skip-execution"}:
+                yield f"cell {number} is tagged {tag}"
+
+
+def asserts_apart(notebook: NotebookNode) -> Iterator[str]:
+    """Something is asserted, and a cell with assertions has nothing else: a claim is easy to find and to turn round."""
+    trees = {number: parse(cell) for number, cell in code_cells(notebook)}
+    claims = {n: tree for n, tree in trees.items() if any(isinstance(node, ast.Assert) for node in ast.walk(tree))}
+    if not claims:
+        yield "nothing is asserted"
+    for number, tree in claims.items():
+        if not all(isinstance(statement, ast.Assert) for statement in tree.body):
+            yield f"cell {number} has an assertion among other statements"
+
+
+def is_plain_python(notebook: NotebookNode) -> Iterator[str]:
+    """A code cell is Python but for the few magics that are allowed."""
+    for number, cell in code_cells(notebook):
+        source, magics = without_magics(cell.source)
+        yield from (f"cell {number} has the magic {magic}" for magic in magics if magic not in ALLOWED_MAGICS)
+        try:
+            ast.parse(source)
+        except SyntaxError as error:
+            yield f"cell {number} is not Python: {error}"
+
+
+def works_anywhere(notebook: NotebookNode) -> Iterator[str]:
+    """No fixed port, and no link to the reader's own machine, which is not where the kernel runs on Binder."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            pattern = r"localhost|127\.0\.0\.1:\d|\bport\s*=\s*[1-9]"
+        else:
+            pattern = r"""(?:\]\(|src=["']?|href=["']?)https?://(?:localhost|127\.)"""
+        if found := re.search(pattern, cell.source):
+            yield f"cell {number} has {found[0]!r}"
+
+
+def names_no_machine(notebook: NotebookNode) -> Iterator[str]:
+    """No path and no memory address of the machine that ran the notebook."""
+    texts = [(number, cell.source) for number, cell in enumerate(notebook.cells)]
+    for number, output in outputs(notebook):
+        data = {mime: text for mime, text in output.get("data", {}).items() if mime not in {"image/png", "image/jpeg"}}
+        texts.append((number, json.dumps([output.get("text", ""), data], ensure_ascii=False)))
+    for number, text in texts:
+        text = re.sub(r"base64,[A-Za-z0-9+/=\\n]+", "", text)
+        if found := re.search(r"(?<![\w.~/-])/(?:root|home|tmp|work|Users)\b|site-packages|\bat 0x[0-9a-f]{6}", text):
+            yield f"cell {number} has {found[0]!r}"
+
+
+def describes_its_images(notebook: NotebookNode) -> Iterator[str]:
+    """Every image has a text for those who cannot see it: `alt` in its metadata, or in its HTML."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            if re.search(r"!\[\s*\]", cell.source) or lacks_alt(cell.source):
+                yield f"cell {number} shows an image without alternative text"
+            continue
+        for output in cell.get("outputs", []):
+            data, metadata = output.get("data", {}), output.get("metadata", {})
+            html = "".join(data.get("text/html", ""))
+            images = [mime for mime in data if mime.startswith("image/")]
+            described = bool(metadata.get("alt")) or any(metadata.get(mime, {}).get("alt") for mime in images)
+            if lacks_alt(html) or (images and not described and "<img" not in html):
+                yield f"cell {number} shows an image without alternative text"
+
+
+def lacks_alt(html: str) -> bool:
+    images = re.findall(r"<img\b[^>]*>", html)
+    drawings = re.findall(r"<svg\b.*?</svg>", html, re.DOTALL)
+    return not all(re.search(r"""\balt=(["'])(?!\1)""", image) for image in images) or not all(
+        re.search(r"""aria-label=(["'])(?!\1)|<title""", drawing) for drawing in drawings
+    )
+
+
+class Waits(ast.NodeVisitor):
+    """Collects the lines that wait at the top level of a cell, outside `asyncio.timeout`."""
+
+    def __init__(self, bounded: set[str]) -> None:
+        self.bounded = bounded
+        self.lines: list[int] = []
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """What a function waits for, it waits for where it is called."""
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """What a function waits for, it waits for where it is called."""
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
+        if not any(called(item.context_expr) == "timeout" for item in node.items):
+            self.lines.append(node.lineno)
+            self.generic_visit(node)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
+        self.lines.append(node.lineno)
+        self.generic_visit(node)
+
+    def visit_Await(self, node: ast.Await) -> None:
+        if called(node.value) not in self.bounded:
+            self.lines.append(node.lineno)
+        self.generic_visit(node)
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        if node.is_async:
+            self.lines.append(node.target.lineno)
+        self.generic_visit(node)
+
+
+def called(expression: ast.expr) -> str:
+    """Return `f` for `f(...)`, for `x.f(...)` and for `to_thread(f)`, and nothing for what is not a call."""
+    if not isinstance(expression, ast.Call):
+        return ""
+    name = ast.unparse(expression.func).rpartition(".")[2]
+    if name == "to_thread" and expression.args:
+        return ast.unparse(expression.args[0]).rpartition(".")[2]
+    return name
+
+
+def bounded_functions(trees: list[ast.Module]) -> set[str]:
+    """Return the names of the functions that set themselves a time limit."""
+    functions = [f for tree in trees for f in ast.walk(tree) if isinstance(f, ast.AsyncFunctionDef)]
+    limits = {"timeout", "wait_for"}
+    return {f.name for f in functions if any(isinstance(n, ast.Call) and called(n) in limits for n in ast.walk(f))}
+
+
+def waits_with_a_limit(notebook: NotebookNode) -> Iterator[str]:
+    """Every wait of a cell has a time limit, in the cell or in the function it calls: Jupyter's Stop cannot end it."""
+    trees = {number: parse(cell) for number, cell in code_cells(notebook)}
+    bounded = BOUNDED | bounded_functions(list(trees.values()))
+    for number, tree in trees.items():
+        waits = Waits(bounded)
+        waits.visit(tree)
+        yield from (f"cell {number}, line {line}, waits without a limit" for line in waits.lines)
+
+
+def talks_straight(notebook: NotebookNode) -> Iterator[str]:
+    """Nothing is called simple that the reader has come to learn."""
+    for number, cell in enumerate(notebook.cells):
+        if re.search(r"\bsimply\b", cell.source, re.IGNORECASE):
+            yield f"cell {number} says 'simply'"
+
+
+RULES: list[Rule] = [
+    is_stored_clean,
+    ran_in_one_go,
+    ran_without_complaint,
+    hides_nothing_from_nbval,
+    asserts_apart,
+    is_plain_python,
+    works_anywhere,
+    names_no_machine,
+    describes_its_images,
+    waits_with_a_limit,
+    talks_straight,
+]
+
+
+def name_of(thing: object) -> str:
+    return thing.relative_to(ROOT).as_posix() if isinstance(thing, Path) else getattr(thing, "__name__", "")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_notebook_keeps(rule: Rule, path: Path) -> None:
+    """Every notebook of the course keeps every rule."""
+    complaints = list(rule(nbformat.read(path, as_version=4)))
+    assert not complaints, "\n".join(complaints)
+
+
+def code(source: str, *results: NotebookNode, tags: tuple[str, ...] = (), count: int | None = 1) -> NotebookNode:
+    """A notebook with this one code cell, kept well in every other respect."""
+    cell = new_code_cell(source, outputs=list(results), metadata={"tags": list(tags)}, execution_count=count)
+    kernel = {"name": "python3", "display_name": "Python 3"}
+    notebook: NotebookNode = new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    return notebook
+
+
+def prose(source: str) -> NotebookNode:
+    notebook: NotebookNode = new_notebook(cells=[new_markdown_cell(source)])
+    return notebook
+
+
+def shown(mime: str, content: str, **metadata: object) -> NotebookNode:
+    output: NotebookNode = new_output("display_data", data={mime: content}, metadata=metadata)
+    return output
+
+
+GOOD = [
+    code("assert True  # a claim"),
+    code("%matplotlib inline\nassert True"),
+    code("assert 1 == 1\nassert 2 == 2", new_output("stream", name="stdout", text="http://127.0.0.1:40123/work")),
+    code("assert True", shown("image/png", "iVBO/tmp/ab", **{"image/png": {"alt": "Two bars"}})),
+    code("assert True", shown("text/html", "<img src='data:image/png;base64,iVBO/tmp/' alt='Two bars'>")),
+    code("assert await wait_for(reply(), 3)"),
+]
+
+BAD: list[tuple[Rule, NotebookNode]] = [
+    (is_stored_clean, prose("no kernel")),
+    (is_stored_clean, code("1", shown("application/vnd.jupyter.widget-view+json", "{}"))),
+    (ran_in_one_go, code("1", count=None)),
+    (ran_in_one_go, code("1", count=2)),
+    (ran_without_complaint, code("1", new_output("stream", name="stderr", text="a warning"))),
+    (ran_without_complaint, code("1", new_output("error", ename="ValueError", evalue="", traceback=[]))),
+    (hides_nothing_from_nbval, code("# NBVAL_SKIP\n1")),
+    (hides_nothing_from_nbval, code("1", tags=("nbval-ignore-output",))),
+    (hides_nothing_from_nbval, code("1", tags=("raises-exception",))),
+    (asserts_apart, code("1")),
+    (asserts_apart, code("x = 1\nassert x")),
+    (asserts_apart, code("def f():\n    assert True")),
+    (is_plain_python, code("%timeit 1")),
+    (is_plain_python, code("!ls")),
+    (is_plain_python, code("1 +")),
+    (works_anywhere, code("get('http://localhost/')")),
+    (works_anywhere, code("serve(app, port = 8000)")),
+    (works_anywhere, prose("[the page](http://127.0.0.1:8000/)")),
+    (names_no_machine, code("open('/tmp/x')")),
+    (names_no_machine, code("1", new_output("stream", name="stdout", text="File /home/me/x.py"))),
+    (names_no_machine, code("1", shown("text/plain", "<object at 0x7f0123456789>"))),
+    (describes_its_images, code("1", shown("image/png", "iVBO"))),
+    (describes_its_images, code("1", shown("image/svg+xml", "<svg></svg>", **{"image/svg+xml": {"alt": ""}}))),
+    (describes_its_images, code("1", shown("text/html", "<img src='x.png' alt=''>"))),
+    (describes_its_images, code("1", shown("text/html", "<svg></svg>"))),
+    (describes_its_images, prose("![](x.png)")),
+    (waits_with_a_limit, code("await queue.get()")),
+    (waits_with_a_limit, code("async with client.stream() as answer:\n    pass")),
+    (waits_with_a_limit, code("async for update in follow():\n    pass")),
+    (waits_with_a_limit, code("updates = [update async for update in follow()]")),
+    (waits_with_a_limit, code("await asyncio.to_thread(queue.get)")),
+    (waits_with_a_limit, code("async def ask():\n    await queue.get()\nawait ask()")),
+    (talks_straight, prose("It Simply works.")),
+]
+
+
+@pytest.mark.parametrize("notebook", GOOD, ids=range(len(GOOD)))
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_rule_lets_pass(rule: Rule, notebook: NotebookNode) -> None:
+    """No rule complains about a notebook that is as it should be."""
+    assert list(rule(notebook)) == []
+
+
+@pytest.mark.parametrize(("rule", "notebook"), BAD, ids=name_of)
+def test_rule_complains(rule: Rule, notebook: NotebookNode) -> None:
+    """Every rule complains about a notebook that breaks it."""
+    assert list(rule(notebook)) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async with asyncio.timeout(3):\n    await queue.get()",
+        "await asyncio.to_thread(server.stop)",
+        "async def ask():\n    async with asyncio.timeout(3):\n        await queue.get()\nawait ask()",
+    ],
+)
+def test_limit_may_stand_in_the_cell_or_in_the_function(source: str) -> None:
+    """A wait may be limited where it stands or in the function that it calls."""
+    assert list(waits_with_a_limit(code(source))) == []
+
+
+def with_a_false_claim(path: Path) -> tuple[NotebookNode, int]:
+    """Return the notebook up to its first assertion, that one turned round, and the number of its code cell."""
+    notebook = nbformat.read(path, as_version=4)
+    for number, (position, cell) in enumerate(code_cells(notebook)):
+        tree = parse(cell)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                node.test = ast.UnaryOp(ast.Not(), node.test)
+                cell.source = ast.unparse(tree)
+                notebook.cells = notebook.cells[: position + 1]
+                return notebook, number
+    raise AssertionError(f"{path} asserts nothing")
+
+
+@pytest.fixture(scope="module")
+def false_claims(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[dict[str, str], dict[str, str]]]:
+    """By notebook: how every cell should end, and how it ended, when the first claim is turned round."""
+    folder = tmp_path_factory.mktemp("false_claims")
+    shutil.copy(ROOT / "conftest.py", folder)
+    expected: dict[str, dict[str, str]] = {}
+    for path in NOTEBOOKS:
+        notebook, number = with_a_false_claim(path)
+        name = name_of(path)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(nbformat.writes(notebook), encoding="utf-8")
+        expected[name] = {f"Cell {n}": "PASSED" for n in range(number)} | {f"Cell {number}": "FAILED"}
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir=.", ".", "-q", "-rA"]
+    done = subprocess.run(
+        [*command, "--color=no", "--show-capture=no", "-p", "no:cacheprovider", "--notebook-runs=1"],
+        cwd=folder,
+        env=os.environ | {"PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        timeout=FALSE_CLAIMS_LIMIT,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    found: dict[str, dict[str, str]] = {name: {} for name in expected}
+    for outcome, name, cell in re.findall(r"^(PASSED|FAILED|ERROR) (\S+)::(Cell \d+)", done.stdout, re.MULTILINE):
+        found[name][cell] = outcome
+    return {path: (expected[name_of(path)], found[name_of(path)]) for path in NOTEBOOKS}
+
+
+@pytest.mark.timeout(FALSE_CLAIMS_LIMIT + 20)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_false_claim_fails(path: Path, false_claims: dict[Path, tuple[dict[str, str], dict[str, str]]]) -> None:
+    """A notebook whose first claim is turned round fails in that cell and in no other."""
+    expected, found = false_claims[path]
+    assert found == expected

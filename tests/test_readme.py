@@ -1,0 +1,96 @@
+"""Tests of README.md and its neighbours: the commands, the links, the table of notebooks, the public address."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROW = re.compile(
+    r"^\| \[(?P<title>[^]]+)\]\((?P<path>notebooks/\S+\.ipynb)\) \| (?P<question>.+\?) \| (?P<minutes>\d+) \|$", re.M
+)
+
+
+def test_two_commands_on_the_first_screen() -> None:
+    """The first screen has two commands, one to open the course and one to test it, and each makes its environment."""
+    first_screen = README.partition("\n## ")[0]
+    assert re.findall(r"^```sh\n(.*?)\n```$", first_screen, re.M | re.S) == [
+        "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/jupyter lab notebooks/00_start_here.ipynb",
+        'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest',
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Every link to a file of the repository finds it."""
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith("https://")]
+    assert [link for link in local if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def test_table_lists_every_notebook() -> None:
+    """The table has a row for every notebook of the course, in order."""
+    paths = sorted(ROOT.glob("notebooks/*.ipynb"))
+    assert paths
+    assert [row["path"] for row in ROW.finditer(README)] == [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+@pytest.mark.parametrize("row", [row.groupdict() for row in ROW.finditer(README)], ids=lambda row: row["path"])
+def test_table_agrees_with_the_notebook(row: dict[str, str]) -> None:
+    """A notebook opens with the title, and with the minutes, that the table gives."""
+    first = nbformat.read(ROOT / row["path"], as_version=4).cells[0].source
+    assert first.startswith(f"# {row['title']}")
+    assert f"**Minutes:** {row['minutes']} " in first
+
+
+def address_in(folder: Path) -> str:
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Repository"]).removeprefix("https://github.com/")
+
+
+def addresses_of_badges(folder: Path) -> list[str]:
+    badges = r"https://(?:mybinder\.org/v2/gh|github\.com)/([^/\s]+/[^/\s]+)/"
+    return re.findall(badges, (folder / "README.md").read_text(encoding="utf-8"))
+
+
+def set_address(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(folder / ".ci" / "set-address"), address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    (tmp_path / ".ci").mkdir()
+    for name in ("README.md", "pyproject.toml", ".ci/set-address"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_badges_bear_the_address() -> None:
+    """The badges link to the address in pyproject.toml, and a line says so as long as that is a placeholder."""
+    assert addresses_of_badges(ROOT) == [address_in(ROOT)] * 3
+    assert ("placeholder `OWNER/REPOSITORY`" in README) == (address_in(ROOT) == "OWNER/REPOSITORY")
+
+
+def test_set_address(copy: Path) -> None:
+    """One command writes the address wherever it stands and takes away the remark on the placeholder, ever again."""
+    for address in ("someone/push-vs-pull", "someone-else/course.2"):
+        assert set_address(copy, address).returncode == 0
+        assert address_in(copy) == address
+        assert addresses_of_badges(copy) == [address] * 3
+        assert "placeholder" not in (copy / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("address", ["", "course", "https://github.com/someone/course", "some one/course", "a/b/c"])
+def test_set_address_refuses(address: str, copy: Path) -> None:
+    """What is no OWNER/NAME is refused with the usage, and nothing is written."""
+    done = set_address(copy, address)
+    assert (done.returncode, done.stderr) == (2, "usage: .ci/set-address OWNER/NAME\n")
+    assert (copy / "README.md").read_text(encoding="utf-8") == README
