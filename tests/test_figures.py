@@ -262,6 +262,23 @@ class TestEveryFigure:
         assert not root.findall(".//{http://www.w3.org/2000/svg}text")
 
 
+class TestTitles:
+    def test_no_word_stands_alone(self) -> None:
+        """A title that needs two lines gets two of about the same length."""
+        first, second = delay_ecdf(polled(), title="word " * 14).get_suptitle().splitlines()
+        assert abs(len(first) - len(second)) <= 5
+
+    def test_a_unit_stays_with_its_number(self) -> None:
+        """A line never ends between a number and its unit."""
+        for width in range(30):
+            title = delay_ecdf(polled(), title="w" * width + " 7.85 s 40 ms 12 %" * 5).get_suptitle()
+            assert not any(line[0] in "sm%" for line in title.splitlines())
+
+    def test_a_short_title_is_one_line(self) -> None:
+        """A title that fits stays whole."""
+        assert delay_ecdf(polled(), title="Polling is slow").get_suptitle() == "Polling is slow"
+
+
 class TestTimeline:
     def markers(self, axes: Axes, marker: str) -> list[tuple[float, float]]:
         lines = [line for line in axes.lines if line.get_marker() == marker]
@@ -308,8 +325,25 @@ class TestTimeline:
         [axes] = timeline(run).axes
         shown = [update for update in run.published if update.at <= axes.get_xlim()[1]]
         assert figures.MOST_UPDATES <= len(shown) < 2 * figures.MOST_UPDATES < len(run.published)
-        assert "the first" in axes.get_xlabel()
-        assert timeline(run, start=20, end=30).axes[0].get_xlim() == pytest.approx((20 - 10 / 80, 30 + 10 / 80))
+        assert "of 60 s" in axes.get_xlabel()
+
+    def test_a_part_of_the_time(self) -> None:
+        """`start` and `end` choose what is shown; with `start` alone it is as much as can be told apart."""
+        run = polled(length=60)
+        [axes] = timeline(run, start=20, end=30).axes
+        assert axes.get_xlim() == pytest.approx((20 - 10 / 80, 30 + 10 / 80))
+        assert axes.get_xlabel() == "time (s)"
+        low, high = timeline(run, start=20).axes[0].get_xlim()
+        shown = [update for update in run.published if low <= update.at <= high]
+        assert figures.MOST_UPDATES <= len(shown) < 2 * figures.MOST_UPDATES
+
+    def test_many_deliveries_at_once(self) -> None:
+        """A batch is fanned out within its lane, however large, so that each line of waiting can be seen."""
+        run = polled(20.0)
+        [axes] = timeline(run, lanes=1).axes
+        heights = sorted(y for _, y in self.markers(axes, STYLES[run.model].marker))
+        assert len(set(heights)) == len(heights) == len(run.published)
+        assert heights[-1] - heights[0] < 1
 
 
 class TestDelays:

@@ -4,12 +4,14 @@
 
 Each returns a `Picture`: a matplotlib figure that a notebook displays when it is a cell's last line. Its
 title and its alternative text state what was found, from the numbers, unless the caller says it better.
+Importing this module gives every figure of matplotlib's the same look, the reader's own ones too.
 """
 
 import base64
 import html
 import io
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,8 +75,13 @@ LOOK: dict[Any, Any] = {
     "lines.linewidth": 2.2,
     "legend.frameon": False,
     "figure.facecolor": "white",
+    "figure.figsize": (WIDTH, 4.0),
+    "figure.dpi": DPI,
+    "savefig.dpi": "figure",
     "svg.hashsalt": "push-vs-pull",  # the same ids, so the same file, each time
 }
+
+mpl.rcParams.update(LOOK)
 
 _display: Callable[..., object] = display  # IPython's has no types
 Cdf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -94,8 +101,7 @@ class Picture(Figure):
         """Write it to a file, SVG or PNG by its name: the same figure gives the same bytes."""
         path = Path(path)
         metadata = {"Date": None, "Description": self.alt} if path.suffix == ".svg" else {"Software": None}
-        with mpl.rc_context(LOOK):
-            self.savefig(path, dpi=DPI, metadata=metadata)
+        self.savefig(path, metadata=metadata)
 
     def _ipython_display_(self) -> None:
         show(self)
@@ -111,8 +117,7 @@ def show(figure: Figure, alt: str | None = None) -> None:
     if not text:
         raise ValueError("a figure needs a sentence that says what it shows: show(figure, alt=...)")
     buffer = io.BytesIO()
-    with mpl.rc_context(LOOK):
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     picture = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": text}
     _display(picture, raw=True, metadata={"image/png": {"alt": text}})
     if pyplot := sys.modules.get("matplotlib.pyplot"):
@@ -145,35 +150,35 @@ def timeline(
     runs = _listed(runs)
     lanes = lanes or (3 if len(runs) > 1 else 10)
     left = min(run.begin for run in runs) if start is None else start
-    right = _readable_end(runs) if end is None else end
+    right = _readable_end(runs, left) if end is None else end
     margin = (right - left) / 80
     rows = sum(min(lanes, run.clients) + 1 for run in runs) + 0.6
     picture, axes = _panel(0.36 * rows + 0.85, title or _timeline_title(runs), _mode(runs))
-    with mpl.rc_context(LOOK):
-        axes.set(xlim=(left - margin, right + margin), ylim=(rows, 0), yticks=[])
-        axes.set_xlabel("time (s)" if right >= max(run.end for run in runs) else f"time (s), the first {right:.0f} s")
-        axes.tick_params(axis="y", length=0, labelsize=9)
-        axes.spines["left"].set_visible(False)
-        moments = [publication.at for publication in runs[0].published]
-        axes.plot(moments, [0.25] * len(moments), "v", color=INK, markersize=6)
-        top = 0.6
-        for run in runs:
-            top = _draw_lanes(axes, run, top, min(lanes, run.clients))
-        picture.legend(
-            handles=_timeline_key(runs),
-            loc="outside lower left",
-            ncols=4,
-            fontsize=10.5,
-            handlelength=1.3,
-            columnspacing=1.5,
-        )
+    axes.set(xlim=(left - margin, right + margin), ylim=(rows, 0), yticks=[])
+    cut = end is None and right < max(run.end for run in runs)
+    axes.set_xlabel(f"time (s), up to {right:.0f} s of {runs[0].schedule.seconds:.0f} s" if cut else "time (s)")
+    axes.tick_params(axis="y", length=0, labelsize=9)
+    axes.spines["left"].set_visible(False)
+    moments = [publication.at for publication in runs[0].published]
+    axes.plot(moments, [0.25] * len(moments), "v", color=INK, markersize=6)
+    top = 0.6
+    for run in runs:
+        top = _draw_lanes(axes, run, top, min(lanes, run.clients))
+    picture.legend(
+        handles=_timeline_key(runs),
+        loc="outside lower left",
+        ncols=4,
+        fontsize=10.5,
+        handlelength=1.3,
+        columnspacing=1.5,
+    )
     picture.alt = alt or _timeline_alt(runs)
     return picture
 
 
-def _readable_end(runs: Sequence[Run]) -> float:
-    """The end (s) of what a timeline shows unless told: everything, or the first MOST_UPDATES updates."""
-    moments = sorted(publication.at for publication in runs[0].published)
+def _readable_end(runs: Sequence[Run], left: float) -> float:
+    """The end (s) of a timeline from `left` on unless told: that of the runs, or of the first MOST_UPDATES updates."""
+    moments = sorted(publication.at for publication in runs[0].published if publication.at >= left)
     if len(moments) <= MOST_UPDATES:
         return max(run.end for run in runs)
     return math.ceil(moments[MOST_UPDATES])
@@ -202,9 +207,10 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int) -> float:
         y = np.array([lane[r.client] for r in asked])
         starts = [r.start for r in asked]
         axes.vlines(starts, y - half, y + half, look.color, linewidth=width, alpha=alpha, zorder=3)
-    dots = [(at, lane[client] + shift, published[seq]) for client, seq, at, shift in _fanned(run, lanes, right - left)]
-    x, y, began = np.array(dots).T if dots else np.empty((3, 0))
-    axes.hlines(y, began, x, look.color, linewidth=1.6, zorder=4)
+    fanned = _fanned(run, lanes, right - left)
+    fan = [(at, lane[n] + shift, published[seq], width) for n, seq, at, shift, width in fanned]
+    x, y, began, widths = np.array(fan).T if fan else np.empty((4, 0))
+    axes.hlines(y, began, x, look.color, linewidth=widths, zorder=4)
     dot: dict[str, Any] = {"marker": look.marker, "markersize": look.size, "markeredgecolor": "white"}
     axes.plot(x, y, color=look.color, linestyle="", zorder=5, **dot)
     crosses = [(at, n) for n in range(lanes) for seq, at in published.items() if (n, seq) not in run.first_deliveries]
@@ -213,13 +219,14 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int) -> float:
     return bottom
 
 
-def _fanned(run: Run, lanes: int, width: float) -> Iterator[tuple[int, int, float, float]]:
-    """(client, seq, moment, shift): deliveries that would hide each other are shifted up and down a little."""
+def _fanned(run: Run, lanes: int, span: float) -> Iterator[tuple[int, int, float, float, float]]:
+    """(client, seq, moment, shift, line width): deliveries that would hide each other are fanned out in their lane."""
     mine = sorted((client, at, seq) for (client, seq), at in run.first_deliveries.items() if client < lanes)
-    for _, together in groupby(mine, key=lambda delivery: (delivery[0], round(delivery[1] * 150 / width))):
+    for _, together in groupby(mine, key=lambda delivery: (delivery[0], round(delivery[1] * 150 / span))):
         batch = list(together)
+        apart = 0.8 / max(4, len(batch))  # of a lane
         for place, (client, at, seq) in enumerate(batch):
-            yield client, seq, at, 0.2 * (place - (len(batch) - 1) / 2) / max(1.0, len(batch) / 4)
+            yield client, seq, at, apart * (place - (len(batch) - 1) / 2), min(1.6, 12 * apart)
 
 
 def _timeline_key(runs: Sequence[Run]) -> list[Line2D | Patch]:
@@ -301,26 +308,23 @@ def delay_ecdf(
     low, high = (shortest / 2, longest * 2) if log else (0.0, longest * 1.02)
     unit, name = (1.0, "s") if longest >= 1 else (1000.0, "ms")
     picture, axes = _panel(4.0, title or _worst(runs, 0.95, "95 % of the updates within"), _mode(runs))
-    with mpl.rc_context(LOOK):
-        axes.set(xlim=(low * unit, high * unit), ylim=(0, 104), xscale="log" if log else "linear")
-        axes.set(xlabel=f"delay ({name})", ylabel="share of expected deliveries (%)")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        named = log or len(runs) == 1  # else the curves cross the labels, if those are long
-        curves = [
-            _draw_delays(axes, run, low, high, unit, named) for run in sorted(runs, key=lambda run: run.delay(0.5))
-        ]
-        grid = np.geomspace(low, high, 500) if log else np.linspace(low, high, 500)
-        for label, law in laws.items():
-            [line] = axes.plot(grid * unit, 100 * law(grid), "k", dashes=(5, 2), linewidth=1.4, zorder=5, label=label)
-            _label(axes, [line], 75, right=False)
-        if log:
-            for bundle in _bundles(curves):
-                right = _place(axes, bundle[-1], 50) < 0.5
-                _label(axes, bundle, 50 if right else 80, right=right)
-        else:
-            for n, line in enumerate(curves):
-                level = 90 - 16 * n if len(runs) > 1 else 35
-                _label(axes, [line], level, right=_place(axes, line, level) < 0.7)
+    axes.set(xlim=(low * unit, high * unit), ylim=(0, 104), xscale="log" if log else "linear")
+    axes.set(xlabel=f"delay ({name})", ylabel="share of expected deliveries (%)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    named = log or len(runs) == 1  # else the curves cross the labels, if those are long
+    curves = [_draw_delays(axes, run, low, high, unit, named) for run in sorted(runs, key=lambda run: run.delay(0.5))]
+    grid = np.geomspace(low, high, 500) if log else np.linspace(low, high, 500)
+    for label, law in laws.items():
+        [line] = axes.plot(grid * unit, 100 * law(grid), "k", dashes=(5, 2), linewidth=1.4, zorder=5, label=label)
+        _label(axes, [line], 75, right=False)
+    if log:
+        for bundle in _bundles(curves):
+            right = _place(axes, bundle[-1], 50) < 0.5
+            _label(axes, bundle, 50 if right else 80, right=right)
+    else:
+        for n, line in enumerate(curves):
+            level = 90 - 16 * n if len(runs) > 1 else 35
+            _label(axes, [line], level, right=_place(axes, line, level) < 0.7)
     picture.alt = alt or f"Share of deliveries against their delay ({_mode(runs)}). {' '.join(map(_in_words, runs))}"
     return picture
 
@@ -382,21 +386,20 @@ def request_bars(
     predicted = predicted or {}
     picture, axes = _panel(0.9 + 0.62 * len(runs), title or _bars_title(runs), _mode(runs))
     longest = max(max(run.requests, predicted.get(run.label, 0)) for run in runs)
-    with mpl.rc_context(LOOK):
-        for row, run in enumerate(runs):
-            color, law = style(run.model).color, predicted.get(run.label)
-            axes.barh(row, run.useful, height=0.56, color=color)
-            axes.barh(row, run.wasted, height=0.56, left=run.useful, color="white", edgecolor=color, hatch="////")
-            text = f"{run.useful:,} useful" + (f" + {run.wasted:,} for nothing" if run.wasted else "")
-            if law is not None:
-                axes.plot([law, law], [row - 0.4, row + 0.4], "k", dashes=(3, 1.2), linewidth=1.6)
-                text += f"\npredicted: {law:,.0f}"
-            _beside(axes, text, max(run.requests, law or 0), row, color)
-        axes.set(xlim=(0, longest * 1.45), ylim=(len(runs) - 0.45, -0.55), xlabel="requests", yticks=range(len(runs)))
-        for label, run in zip(axes.set_yticklabels([textwrap.fill(run.label, 20) for run in runs]), runs, strict=True):
-            label.set(color=style(run.model).color, weight="bold")
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for row, run in enumerate(runs):
+        color, law = style(run.model).color, predicted.get(run.label)
+        axes.barh(row, run.useful, height=0.56, color=color)
+        axes.barh(row, run.wasted, height=0.56, left=run.useful, color="white", edgecolor=color, hatch="////")
+        text = f"{run.useful:,} useful" + (f" + {run.wasted:,} for nothing" if run.wasted else "")
+        if law is not None:
+            axes.plot([law, law], [row - 0.4, row + 0.4], "k", dashes=(3, 1.2), linewidth=1.6)
+            text += f"\npredicted: {law:,.0f}"
+        _beside(axes, text, max(run.requests, law or 0), row, color)
+    axes.set(xlim=(0, longest * 1.45), ylim=(len(runs) - 0.45, -0.55), xlabel="requests", yticks=range(len(runs)))
+    for label, run in zip(axes.set_yticklabels([textwrap.fill(run.label, 20) for run in runs]), runs, strict=True):
+        label.set(color=style(run.model).color, weight="bold")
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     picture.alt = (
         alt or f"Requests that brought updates, and that did not ({_mode(runs)}). {' '.join(map(_in_words, runs))}"
     )
@@ -448,11 +451,19 @@ def _in_words(run: Run) -> str:
 
 def _panel(height: float, title: str, tag: str = "") -> tuple[Picture, Axes]:
     """An empty picture, `height` inches without its title; `tag` (LIVE or VIRTUAL) stands at its upper right."""
-    text = textwrap.fill(title, 62 if len(tag) < 10 else 42)
+    text = _balanced(title, 62 if len(tag) < 10 else 42)
     lines = text.count("\n") + 1
-    with mpl.rc_context(LOOK):
-        picture = Picture(figsize=(WIDTH, height + 0.27 * lines), dpi=DPI, layout="constrained")
-        axes: Axes = picture.add_subplot()
-        picture.suptitle(text, x=0.008, ha="left", size=14, weight="bold")
-        picture.text(0.992, 1 - 0.02 / height, tag, ha="right", va="top", size=9, color=GREY)
+    picture = Picture(figsize=(WIDTH, height + 0.27 * lines), layout="constrained")
+    axes: Axes = picture.add_subplot()
+    picture.suptitle(text, x=0.008, ha="left", size=14, weight="bold")
+    picture.text(0.992, 1 - 0.02 / height, tag, ha="right", va="top", size=9, color=GREY)
     return picture, axes
+
+
+def _balanced(text: str, width: int) -> str:
+    """The text in as few lines as fit the width (characters), all about as long; a unit stays with its number."""
+    text = re.sub(r"(?<=\d) (?=ms\b|s\b|%)", "\N{NO-BREAK SPACE}", text)
+    lines = len(textwrap.wrap(text, width))
+    while width > 1 and len(textwrap.wrap(text, width - 1)) <= lines:
+        width -= 1
+    return textwrap.fill(text, width)
