@@ -42,10 +42,13 @@ def run_virtual(
 ) -> T:
     """Run `main(net)` in virtual time and return its result, or raise what it raised.
 
-    `link` is the default path between clients and servers. `limit` (virtual seconds) and `wall` (real seconds)
-    raise OutOfTime, a TimeoutError that names the tasks and where they wait. `wall` holds whatever the program
-    does: a loop of awaits is stopped between two of them, a loop without any about a second later, by an
-    exception raised in its thread. A call that never returns from C cannot be stopped: its thread is left behind.
+    `link` is the path between clients and servers unless `net.via` names another. Beyond `limit` (virtual seconds) or
+    `wall` (real seconds) it raises OutOfTime, a TimeoutError that names the tasks and where they wait. Waiting for
+    nothing is a VirtualDeadlock at once, unless something still ticks, such as a heartbeat: then `limit` ends it.
+
+    `wall` holds whatever the program does. A loop of awaits is stopped between two of them; a loop without any, a
+    second later, by an exception raised in its thread. Only a call into C that does not return cannot be stopped:
+    its thread is left behind, and the error says so.
     """
     if inside():
         raise VirtualError("run_virtual was called inside a virtual run: it has one already")
