@@ -23,6 +23,16 @@ async with progress.progress(60, "waiting"):
 """
 
 
+IN_VIRTUAL_TIME = """
+import asyncio
+from lab import progress, virtual
+async def main(net):
+    async with progress.progress(60, "waiting"):
+        await asyncio.sleep(60)
+virtual.run_virtual(main)
+"""
+
+
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[BlockingKernelClient]:
     """A client of a fresh Jupyter kernel."""
@@ -32,10 +42,10 @@ def kernel() -> Iterator[BlockingKernelClient]:
     manager.shutdown_kernel(now=True)
 
 
-def outputs(kernel: BlockingKernelClient, *, allow_stdin: bool) -> list[dict[str, Any]]:
+def outputs(kernel: BlockingKernelClient, *, allow_stdin: bool, cell: str = CELL) -> list[dict[str, Any]]:
     """The messages that running the cell publishes, for a front end that can answer questions or one that cannot."""
     messages: list[dict[str, Any]] = []
-    reply = kernel.execute_interactive(CELL, allow_stdin=allow_stdin, output_hook=messages.append, timeout=60)
+    reply = kernel.execute_interactive(cell, allow_stdin=allow_stdin, output_hook=messages.append, timeout=60)
     assert reply["content"]["status"] == "ok", reply["content"]
     return messages
 
@@ -54,6 +64,12 @@ def test_a_person_sees_a_bar(kernel: BlockingKernelClient) -> None:
 def test_a_machine_sees_nothing(kernel: BlockingKernelClient) -> None:
     """When the notebook is executed by a program, as nbval and nbconvert do, it leaves no output at all."""
     kinds = {message["msg_type"] for message in outputs(kernel, allow_stdin=False)}
+    assert kinds <= {"status", "execute_input"}
+
+
+def test_virtual_time_has_no_bar(kernel: BlockingKernelClient) -> None:
+    """A virtual run draws none, not even before a person: the bar's thread would escape it."""
+    kinds = {message["msg_type"] for message in outputs(kernel, allow_stdin=True, cell=IN_VIRTUAL_TIME)}
     assert kinds <= {"status", "execute_input"}
 
 

@@ -13,13 +13,16 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
+from lab.result import LIVE
+
 WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
 
 
 @contextlib.asynccontextmanager
 async def progress(seconds: float, what: str) -> AsyncIterator[None]:
-    """Show a bar that fills in `seconds` while the block runs, named `what`."""
-    if seconds <= WORTH_IT or not watched():
+    """Show a bar that fills in `seconds` while the block runs, named `what`; none in virtual time, soon over."""
+    virtual = getattr(asyncio.get_running_loop(), "mode", LIVE) != LIVE  # and tqdm would start a thread in it
+    if virtual or seconds <= WORTH_IT or not watched():
         yield
         return
     drawing = asyncio.create_task(_draw(seconds, what))
