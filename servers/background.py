@@ -111,6 +111,11 @@ class Server:
         self.port: int = self._uvicorn.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
+    @property
+    def errors(self) -> list[logging.LogRecord]:
+        """What it has logged as errors so far; `stop()` raises them."""
+        return self._silence.errors
+
     def __repr__(self) -> str:
         return f"<server at {self.url}, {'running' if self._thread.is_alive() else 'stopped'}>"
 
