@@ -14,6 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -318,6 +319,18 @@ class TestTimeline:
         for span, request in zip(spans, run.all_requests, strict=True):
             assert span == pytest.approx([request.start, request.end])
         assert not self.held(timeline(polled()).axes[0])
+
+    def test_a_stroke_for_every_request(self) -> None:
+        """Each request is a stroke at its beginning; one that brought nothing is thinner and paler."""
+        run = polled()
+        strokes: dict[bool, list[float]] = {}
+        for lines in timeline(run).axes[0].collections:
+            if isinstance(lines, LineCollection) and lines.get_alpha():
+                useful = lines.get_alpha() == 1 and max(lines.get_linewidths()) > 2
+                strokes[useful] = sorted(float(np.asarray(segment)[0, 0]) for segment in lines.get_segments())
+        for useful in (True, False):
+            asked = [request.start for request in run.all_requests if (request.updates > 0) is useful]
+            assert strokes[useful] == pytest.approx(sorted(asked))
 
     def test_a_long_run_shows_its_beginning(self) -> None:
         """When there are too many updates to be told apart, the figure ends earlier and says so."""

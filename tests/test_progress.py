@@ -96,6 +96,7 @@ def test_what_is_short_needs_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     async def fail() -> None:
         async with progress(2.0, "waiting"):
+            await asyncio.sleep(0.05)
             raise KeyError("inside")
 
     monkeypatch.setattr(module, "watched", lambda: True)
