@@ -326,7 +326,7 @@ class TestTimeline:
         strokes: dict[bool, list[float]] = {}
         for lines in timeline(run).axes[0].collections:
             if isinstance(lines, LineCollection) and lines.get_alpha():
-                useful = lines.get_alpha() == 1 and max(lines.get_linewidths()) > 2
+                useful = lines.get_alpha() == 1 and max(np.atleast_1d(lines.get_linewidth())) > 2
                 strokes[useful] = sorted(float(np.asarray(segment)[0, 0]) for segment in lines.get_segments())
         for useful in (True, False):
             asked = [request.start for request in run.all_requests if (request.updates > 0) is useful]
