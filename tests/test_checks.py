@@ -19,6 +19,7 @@ def poller(
     looks_at_status: bool = True,
     heeds: bool = True,
     pause: float = 5.0,
+    **question: float,
 ) -> Callable[[str, ClientLog], Any]:
     """The solution, or one of its mutants."""
 
@@ -29,7 +30,8 @@ def poller(
                 wait = pause
                 with log.request():
                     after = cursor(log.cursor, last)
-                    response = await http.get(f"{url}/updates", params={"after": after} if after is not None else {})
+                    asked = question | ({"after": after} if after is not None else {})
+                    response = await http.get(f"{url}/updates", params=asked)
                     if response.status_code == 200 or not looks_at_status:
                         for update in response.json()["updates"]:
                             log.deliver(update)
@@ -56,7 +58,14 @@ def stub(*_: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "check", [checks.count_faults, checks.delays_from_plan, checks.longest_interval, checks.jittered]
+    "check",
+    [
+        checks.count_faults,
+        checks.delays_from_plan,
+        checks.longest_interval,
+        checks.jittered,
+        checks.quiet_requests,
+    ],
 )
 def test_an_untouched_stub_fails_kindly(check: Callable[..., checks.Verdict]) -> None:
     """An empty stub does not pass, and is told what to do next."""
@@ -67,7 +76,8 @@ def test_an_untouched_stub_fails_kindly(check: Callable[..., checks.Verdict]) ->
 
 def test_an_untouched_client_fails_kindly() -> None:
     """An empty client does not pass, and is told what to do next."""
-    assert repr(checks.polling_client(stub_client)).startswith("Not yet. This is still the empty stub")
+    for check in (checks.polling_client, checks.long_polling_client):
+        assert repr(check(stub_client)).startswith("Not yet. This is still the empty stub")
 
 
 SOLUTIONS: list[tuple[Callable[..., checks.Verdict], Callable[..., Any]]] = [
@@ -76,6 +86,8 @@ SOLUTIONS: list[tuple[Callable[..., checks.Verdict], Callable[..., Any]]] = [
     (checks.longest_interval, lambda budget, transit: (budget - transit) / 0.95),
     (checks.jittered, lambda interval, rng: interval * rng.uniform(0.9, 1.1)),
     (checks.polling_client, poller()),
+    (checks.quiet_requests, lambda clients, hold, rtt: clients / (hold + rtt)),
+    (checks.long_polling_client, poller(pause=0.0, wait=20)),
 ]
 
 
@@ -117,6 +129,15 @@ MUTANTS: list[tuple[Callable[..., checks.Verdict], Callable[..., Any], str]] = [
     (checks.polling_client, poller(pause=0.0), "pause missing"),
     (checks.polling_client, poller(pause=15.0), "is the pause 5 s"),
     (checks.polling_client, silent_client, "no request inside"),
+    (checks.quiet_requests, lambda clients, hold, rtt: 1 / (hold + rtt), "one client's"),
+    (checks.quiet_requests, lambda clients, hold, rtt: clients / hold, "gap between"),
+    (checks.quiet_requests, lambda clients, hold, rtt: clients / rtt, "dense news"),
+    (checks.quiet_requests, lambda clients, hold, rtt: clients * (hold + rtt), "how many there are in a second"),
+    (checks.long_polling_client, poller(pause=0.0, wait=20, cursor=lambda first, last: None), "each request begins"),
+    (checks.long_polling_client, poller(pause=0.0, wait=0), "is it held at all"),
+    (checks.long_polling_client, poller(pause=5.0, wait=20), "the server should do the waiting"),
+    (checks.long_polling_client, poller(pause=0.0, wait=20, looks_at_status=False), "stopped at the 503"),
+    (checks.long_polling_client, poller(pause=2.0, wait=20, heeds=False), "heed Retry-After"),
 ]
 
 

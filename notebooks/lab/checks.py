@@ -7,6 +7,7 @@ A check never raises for a wrong answer, so that a notebook with open exercises 
 
 import asyncio
 import dis
+import functools
 import random
 import statistics
 import time
@@ -21,7 +22,7 @@ from lab.experiment import Client, ExperimentError
 from lab.result import Run
 from lab.schedule import Schedule
 from lab.trial import Trial
-from servers import short_polling
+from servers import long_polling, short_polling
 from servers.feed import Feed
 from servers.service import Service
 
@@ -187,6 +188,7 @@ def jittered(function: Callable[[float, random.Random], float]) -> Verdict:
 
 REFUSING = (30.0, 60.0)  # s of the run in which the server is overloaded
 RETRY_AFTER, INTERVAL = 20.0, 5.0  # s
+Make = Callable[[Feed], Service]
 
 
 def polling_client(client: Client) -> Verdict:
@@ -194,14 +196,34 @@ def polling_client(client: Client) -> Verdict:
 
     It runs for two virtual minutes against the real server, which for half a minute answers 503 with Retry-After: 20.
     """
+    expected = 120 / INTERVAL
+    verdict = _tried_out(client, short_polling.create_app, most=3 * expected, pause="is the pause missing?")
+    if isinstance(verdict, Run) and verdict.requests < 0.5 * expected:
+        return Verdict(False, f"Only {verdict.requests} requests in two minutes: is the pause 5 s?")
+    return _praised(verdict)
+
+
+def _tried_out(client: Client, make: Make, most: float, pause: str) -> Verdict | Run:
+    """The client's run on a server that is sometimes overloaded, or what is wrong with it."""
     if is_stub(client):
         return STUB
-    trial = Trial(_sometimes_overloaded, client, Schedule.poisson(0.5, 120, seed=5), grace=30.0)
+    trial = Trial(functools.partial(_sometimes_overloaded, make), client, Schedule.poisson(0.5, 120, seed=5), grace=30)
     try:
         run = trial.virtual(delay=0.025)
     except ExperimentError as problem:
         return Verdict(False, _explained(str(problem)))
-    return _judged(run)
+    if run.lost == run.expected:
+        return Verdict(False, "Nothing arrived: each request begins at “now”. Send the cursor of the last answer.")
+    refused = len(run.requests_between(*REFUSING))
+    if refused > 3 and run.requests <= most:
+        return Verdict(False, f"{refused} requests while the server asked to be left alone: heed Retry-After.")
+    if run.requests > most:
+        return Verdict(False, f"{run.requests} requests in two minutes instead of at most {most:.0f}: {pause}")
+    if run.duplicated:
+        return Verdict(False, f"{run.duplicated} updates came again: the cursor does not move with the answers.")
+    if run.lost:
+        return Verdict(False, f"{run.lost} of {run.expected} updates were lost: does something lose the cursor?")
+    return run
 
 
 def _explained(problem: str) -> str:
@@ -212,33 +234,18 @@ def _explained(problem: str) -> str:
     return f"It stopped: {problem}."
 
 
-def _judged(run: Run) -> Verdict:
-    refused = len(run.requests_between(*REFUSING))
-    polls = run.schedule.seconds / INTERVAL
-    if run.requests > 3 * polls:
-        return Verdict(
-            False, f"{run.requests} requests in two minutes instead of about {polls:.0f}: is the pause missing?"
-        )
-    if run.lost == run.expected:
-        return Verdict(False, "Nothing arrived: each request begins at “now”. Send the cursor of the last answer.")
-    if run.duplicated:
-        return Verdict(False, f"{run.duplicated} updates came again: the cursor does not move with the answers.")
-    if run.lost:
-        return Verdict(
-            False, f"{run.lost} of {run.expected} updates were lost: does a 503 or a reconnect lose the cursor?"
-        )
-    if refused > 3:
-        return Verdict(False, f"{refused} requests while the server asked to be left alone: heed Retry-After.")
-    if run.requests < 0.5 * polls:
-        return Verdict(False, f"Only {run.requests} requests in two minutes: is the pause 5 s?")
+def _praised(verdict: Verdict | Run) -> Verdict:
+    if isinstance(verdict, Verdict):
+        return verdict
+    refused = len(verdict.requests_between(*REFUSING))
     return Verdict(
-        True, f"All {run.expected} updates arrived once, and the overloaded server was asked {refused} times."
+        True, f"All {verdict.expected} updates arrived once; overloaded, the server was asked {refused} times."
     )
 
 
-def _sometimes_overloaded(feed: Feed) -> Service:
-    app = short_polling.create_app(feed)
-    begin, enough = time.monotonic(), 100  # requests; who asks more often is slowed down, to keep the check short
+def _sometimes_overloaded(make: Make, feed: Feed) -> Service:
+    app = make(feed)
+    begin, enough = time.monotonic(), 300  # requests; who asks more often is slowed down, to keep the check short
 
     @app.middleware("http")
     async def refuse(request: Request, call_next: Callable[[Request], Any]) -> Response:
@@ -250,3 +257,31 @@ def _sometimes_overloaded(feed: Feed) -> Service:
         return response
 
     return app
+
+
+# Notebook 02
+
+
+def quiet_requests(function: Callable[[float, float, float], float]) -> Verdict:
+    """Exercise: `quiet_requests(clients, hold, rtt)`: requests per second of long polling when nothing happens."""
+    mistakes: dict[str, Callable[..., Any]] = {
+        "That is one client's; there are more of them.": lambda clients, hold, rtt: 1 / (hold + rtt),
+        "The gap between an answer and the next request is missing.": lambda clients, hold, rtt: clients / hold,
+        "That is the limit for dense news; without news a request stays for the whole hold.": (
+            lambda clients, hold, rtt: clients / rtt
+        ),
+        "That is how long a request takes, for all clients; the question is how many there are in a second.": (
+            lambda clients, hold, rtt: clients * (hold + rtt)
+        ),
+    }
+    cases = [(1.0, 10.0, 0.1), (1000.0, 30.0, 0.05), (200.0, 20.0, 1.0)]
+    praise = "Each client asks once in a hold and a round trip."
+    return compared(function, lambda clients, hold, rtt: clients / (hold + rtt), mistakes, cases, praise)
+
+
+def long_polling_client(client: Client) -> Verdict:
+    """Exercise: `client(url, log)` long-polls with a hold of 20 s, loses nothing, and keeps away when asked to."""
+    verdict = _tried_out(client, long_polling.create_app, most=90, pause="is it held at all?")
+    if isinstance(verdict, Run) and (late := verdict.delay(0.5)) > 0.5:
+        return Verdict(False, f"Half of the updates are {late:.1f} s late or more: the server should do the waiting.")
+    return _praised(verdict)
