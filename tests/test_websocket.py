@@ -542,17 +542,22 @@ async def test_a_client_that_stops_reading_stops_nobody_and_is_reset_when_it_rea
             await received(slow), await received(fast)
             await overtake(feed, fast, 150)
             assert unsent(server) <= feed.history * 1.4 * len(BIG) + 65536
-            seqs: list[int] = []
-            while (message := await received(slow))["type"] == "updates":
-                seqs += [update["seq"] for update in message["updates"]]
-            assert message["type"] == "reset"
-            assert message["cursor"] == feed.cursor
-            assert seqs == list(range(1, len(seqs) + 1))
-            assert len(seqs) < 130
+            position = read = resets = 0
+            while position < feed.head:  # when the kernel took how much of it is the machine's affair
+                message = await received(slow)
+                if message["type"] == "updates":
+                    for update in message["updates"]:
+                        assert update["seq"] == position + 1
+                        position, read = position + 1, read + 1
+                else:
+                    assert message["type"] == "reset"
+                    position, resets = int(message["cursor"].rpartition("-")[2]), resets + 1
+            assert resets >= 1
+            assert read < 150
             feed.publish("later")
             for connection in slow, fast:
                 assert [update["path"] for update in (await received(connection))["updates"]] == ["later"]
-    assert app.traffic.resets == 1
+    assert app.traffic.resets == resets
 
 
 @on_a_loop
