@@ -282,7 +282,6 @@ class _End(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         del self.wire._live[self]
-        self.peer.drop()
         if error:
             self.take_off("RST")
         else:  # the wire closed it, and with it the whole connection
