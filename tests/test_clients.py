@@ -652,7 +652,7 @@ def test_short_polling_asks_on_a_grid() -> None:
 
 
 def test_short_polling_slower_than_its_interval_asks_at_once() -> None:
-    """When an answer takes longer than the interval, the next poll follows at once, and no burst makes up for it."""
+    """When every answer takes longer than the interval, each poll follows the answer to the one before at once."""
 
     async def main(net: Net) -> None:
         log = Count()
@@ -665,6 +665,27 @@ def test_short_polling_slower_than_its_interval_asks_at_once() -> None:
         assert len(log.begun) == pytest.approx(100 / 4, abs=1)
 
     virtual(main, Link(delay=2))
+
+
+def test_short_polling_does_not_make_up_for_what_it_missed() -> None:
+    """After one answer that took many intervals, the polls keep their interval again, without a burst."""
+
+    async def main(net: Net) -> None:
+        log = Count()
+        async with (
+            serve(create("short-polling", Feed())),
+            following(short_polling(URL, interval=1, timeout=60, log=log)),
+        ):
+            await asyncio.sleep(5.5)
+            net.link.blackhole()
+            await asyncio.sleep(20)
+            net.link.heal()
+            await asyncio.sleep(10)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(log.begun)]
+        assert max(gaps) > 19
+        assert [gap for gap in gaps if gap < 19] == pytest.approx([1] * (len(gaps) - 1))
+
+    virtual(main)
 
 
 @pytest.mark.parametrize(
