@@ -15,7 +15,7 @@ import pytest
 import websockets
 
 from lab.experiment import HTTP, ClientLog, Run, Schedule
-from lab.result import BUSY
+from lab.result import BUSY, seconds, table
 from lab.trial import Trial
 from servers import long_polling, short_polling, sse, websocket
 
@@ -130,6 +130,8 @@ def test_a_floor_is_measured_live_and_is_nothing_in_virtual_time() -> None:
     live, virtual = both("SSE")
     assert live.floor > 0
     assert virtual.floor == 0
+    assert f"within {seconds(live.floor)}, the instrument's own floor" in repr(table([live, virtual]))
+    assert "floor" not in repr(table([virtual]))
 
 
 def test_a_busy_machine_says_so_beside_the_figure() -> None:
@@ -151,3 +153,4 @@ def test_a_busy_machine_says_so_beside_the_figure() -> None:
     run = asyncio.run(trial.live())
     assert run.busy
     assert "too busy" in delay_ecdf(run).alt
+    assert "too busy" in repr(table([run]))

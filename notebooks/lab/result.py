@@ -219,6 +219,10 @@ class Table:
         clients = " or ".join(dict.fromkeys(count(run.clients, "client") for run in runs))
         updates = " or ".join(dict.fromkeys(count(len(run.published), "update") for run in runs))
         self.caption = f"{modes}: {clients}{' each' if len(runs) > 1 else ''}, {updates}"
+        if floor := max((run.floor for run in runs), default=0.0):
+            self.caption += f"; no delay is told apart within {seconds(floor)}, the instrument's own floor"
+        if any(run.busy for run in runs):
+            self.caption += ": this machine is too busy for its delays to be believed"
         self.rows = [self._row(run) for run in runs]
 
     def _row(self, run: Run) -> tuple[str, ...]:
