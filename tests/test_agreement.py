@@ -6,18 +6,16 @@ the round trip, bytes up to the text of host and port. Delays agree within a fac
 
 import asyncio
 import functools
-import json
 from typing import Any
 
 import httpx
-import httpx_sse
 import pytest
-import websockets
 
 from lab.experiment import HTTP, ClientLog, Run, Schedule
 from lab.result import BUSY, seconds, table
 from lab.trial import Trial
 from servers import long_polling, short_polling, sse, websocket
+from tests.test_laws import ask, listen, long_poll, open_socket
 
 DELAY = 0.05  # s, one way
 SCHEDULE = Schedule.at([0.35, 1.55, 2.75], 3.0)  # far apart against the round trip, and half-way between two polls
@@ -30,42 +28,6 @@ async def poll(url: str, log: ClientLog, times: int = 4) -> None:
         for number in range(times):
             await asyncio.sleep(start + 1.2 * number - asyncio.get_running_loop().time())
             cursor = await ask(http, url, log, cursor)
-
-
-async def long_poll(url: str, log: ClientLog) -> None:
-    """Held requests, one after another."""
-    cursor = log.cursor
-    async with httpx.AsyncClient(**HTTP) as http:
-        while True:
-            cursor = await ask(http, url, log, cursor, wait=30)
-
-
-async def ask(http: httpx.AsyncClient, url: str, log: ClientLog, cursor: str, **question: float) -> str:
-    with log.request():
-        answer = (await http.get(f"{url}/updates", params={"after": cursor, **question})).json()
-        for update in answer["updates"]:
-            log.deliver(update)
-    return str(answer["cursor"])
-
-
-async def listen(url: str, log: ClientLog) -> None:
-    """Server-Sent Events."""
-    async with httpx.AsyncClient(**HTTP) as http:
-        with log.request():
-            async with httpx_sse.aconnect_sse(http, "GET", f"{url}/events?after={log.cursor}") as stream:
-                async for event in stream.aiter_sse():
-                    if event.event == "update":
-                        log.deliver(event.json())
-
-
-async def open_socket(url: str, log: ClientLog) -> None:
-    """A WebSocket."""
-    address = url.replace("http", "ws") + f"/ws?after={log.cursor}"
-    with log.request():
-        async with websockets.connect(address, compression=None, proxy=None) as socket:
-            async for message in socket:
-                for update in json.loads(message).get("updates", []):
-                    log.deliver(update)
 
 
 TRIALS = {
