@@ -1038,6 +1038,18 @@ def test_reset_moves_back_too() -> None:
     virtual(main)
 
 
+def test_sse_id_may_come_late() -> None:
+    """A stream that has said no id yet leaves the cursor where it is, "0" too."""
+
+    async def main(net: Net) -> None:
+        async with answering(stream(": one moment\n\n")) as heads, following(sse(URL, "0", retry=AT_ONCE)):
+            await asyncio.sleep(1)
+        assert len(heads) > 2
+        assert all("Last-Event-ID: 0\r\n" in head for head in heads)
+
+    virtual(main)
+
+
 def test_what_is_not_known_is_ignored() -> None:
     """Events and messages of kinds that a later server may add are passed over."""
 
@@ -1263,7 +1275,8 @@ def test_leaves_nothing_behind(model: str, moment: str) -> None:
             elif moment != "pausing":
                 await stack.enter_async_context(serve(create(model, feed)))
             before = asyncio.all_tasks()
-            news = follow(model, cursor="e-0")
+            log = Count()
+            news = follow(model, cursor="e-0", log=log)
             if moment == "between updates":
                 feed.publish("a")
                 feed.publish("b")
@@ -1279,10 +1292,30 @@ def test_leaves_nothing_behind(model: str, moment: str) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await task
             assert loop.time() - left <= 2 * D + 1e-6  # a WebSocket's farewell takes a round trip
+            assert len(log.begun) == len(log.ended)
             await asyncio.sleep(2 * D + 1e-3)
             watcher = "_shutdown_watcher"  # one task of sse-starlette's for each thread
             assert not [task for task in asyncio.all_tasks() - before if watcher not in repr(task)]
             assert all(connection.closed for connection in net.connections)
+
+    virtual(main)
+
+
+def test_websocket_says_goodbye() -> None:
+    """A client that leaves closes the WebSocket with 1000, so that the server knows it was not cut."""
+
+    async def main(net: Net) -> None:
+        codes: list[int | None] = []
+
+        async def handle(connection: ServerConnection) -> None:
+            await connection.send(HELLO)
+            await connection.wait_closed()
+            codes.append(connection.close_code)
+
+        async with serve_websocket(handle, "server", 80, compression=None), following(websocket(URL)):
+            await asyncio.sleep(1)
+        await asyncio.sleep(1)
+        assert codes == [1000]
 
     virtual(main)
 
