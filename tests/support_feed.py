@@ -88,6 +88,8 @@ async def read_until(
     async with asyncio.timeout(limit), contextlib.aclosing(READERS[model](url, after)) as answers:
         async for updates, cursor in answers:
             seen += updates
+            if updates:  # whoever is cut off here resumes here
+                assert cursor.rpartition("-")[2] == str(updates[-1]["seq"])
             if enough(seen):
                 return seen, cursor
     raise AssertionError(f"{model} ended after {len(seen)} updates")
