@@ -63,15 +63,15 @@ async def test_names_of_all_kinds_arrive_unchanged() -> None:
             assert [(await stream.update())["path"] for _ in NAMES] == NAMES
 
 
-@pytest.mark.parametrize("after", ["0", ""])
 @on_a_loop
-async def test_after_0_and_empty_mean_the_oldest_kept_and_never_a_gap(after: str) -> None:
+async def test_after_0_and_empty_mean_the_oldest_kept_and_never_a_gap() -> None:
     """Whoever wants all there is gets it, also when the beginning is gone; the opening block says where that is."""
     with serve(create_app(feed_of(10, history=4))) as server:
-        async with events(server, after=after) as stream:
-            assert await stream.block() == "retry: 2000"
-            assert await stream.block() == f"id: {EPOCH}-6"
-            assert [(await stream.update())["seq"] for _ in range(4)] == [7, 8, 9, 10]
+        for after in ("0", ""):
+            async with events(server, after=after) as stream:
+                assert await stream.block() == "retry: 2000"
+                assert await stream.block() == f"id: {EPOCH}-6"
+                assert [(await stream.update())["seq"] for _ in range(4)] == [7, 8, 9, 10]
 
 
 @on_a_loop
@@ -87,25 +87,22 @@ async def test_a_client_far_behind_catches_up_and_stays_on_the_stream() -> None:
     assert seqs == list(range(2, 1203))
 
 
-@pytest.mark.parametrize(
-    ("headers", "after", "first"),
-    [
-        ({"Last-Event-ID": f"{EPOCH}-3"}, f"{EPOCH}-1", 4),
-        ({"Last-Event-ID": f"{EPOCH}-1"}, f"{EPOCH}-3", 2),
-        ({"last-event-id": f"{EPOCH}-3"}, "0", 4),
-        ({"Last-Event-ID": "0"}, f"{EPOCH}-3", 1),
-        ({"Last-Event-ID": ""}, f"{EPOCH}-2", 3),
-        ({}, f"{EPOCH}-2", 3),
-    ],
-)
 @on_a_loop
-async def test_last_event_id_wins_over_after(headers: dict[str, str], after: str, first: int) -> None:
+async def test_last_event_id_wins_over_after() -> None:
     """A browser that reconnects repeats the old URL: its header knows more; an empty one says nothing."""
     with serve(create_app(feed_of(5))) as server:
-        async with events(server, headers, after=after) as stream:
-            await stream.block()
-            assert await stream.block() == f"id: {EPOCH}-{first - 1}"
-            assert (await stream.update())["seq"] == first
+        for headers, after, first in (
+            ({"Last-Event-ID": f"{EPOCH}-3"}, f"{EPOCH}-1", 4),
+            ({"Last-Event-ID": f"{EPOCH}-1"}, f"{EPOCH}-3", 2),
+            ({"last-event-id": f"{EPOCH}-3"}, "0", 4),
+            ({"Last-Event-ID": "0"}, f"{EPOCH}-3", 1),
+            ({"Last-Event-ID": ""}, f"{EPOCH}-2", 3),
+            ({}, f"{EPOCH}-2", 3),
+        ):
+            async with events(server, headers, after=after) as stream:
+                await stream.block()
+                assert await stream.block() == f"id: {EPOCH}-{first - 1}"
+                assert (await stream.update())["seq"] == first
 
 
 @pytest.mark.parametrize(
@@ -237,15 +234,22 @@ async def test_a_client_that_stops_reading_stops_nobody_and_is_reset_when_it_rea
                 await stream.block(), await stream.block()
             await overtake(feed, fast, 150)
             assert unsent(server) <= feed.history * 1.4 * len(BIG) + 65536
-            seqs = []
-            while (text := await slow.block()).startswith("event: update"):
-                seqs.append(json.loads(text.split("data: ")[1])["seq"])
-            assert text.startswith(f"event: reset\nid: {feed.cursor}\n")
-            assert seqs == list(range(1, len(seqs) + 1))
-            assert len(seqs) < 130
+            position = read = resets = 0
+            while position < feed.head:  # when the kernel took how much of it is the machine's affair
+                event, name, _ = (await slow.block()).split("\n")
+                seq = int(name.rpartition("-")[2])
+                if event == "event: update":
+                    assert seq == position + 1
+                    read += 1
+                else:
+                    assert event == "event: reset"
+                    resets += 1
+                position = seq
+            assert resets >= 1
+            assert read < 150
             feed.publish("later")
             assert (await slow.update())["path"] == (await fast.update())["path"] == "later"
-    assert app.traffic.resets == 1
+    assert app.traffic.resets == resets
 
 
 @on_a_loop
