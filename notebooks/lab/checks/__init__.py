@@ -1,0 +1,23 @@
+"""What an exercise cell calls to check an answer: it says what is right, or which mistake the answer looks like.
+
+    your function ─▶ tried on cases, or run as a client in virtual time ─▶ Verdict, which prints itself
+
+A check never raises for a wrong answer, so that a notebook with open exercises runs to its end. Each notebook's checks
+have a module of their own; `verdict` and `overload` hold what they share.
+"""
+
+from lab.checks.long_polling import long_polling_client, quiet_requests
+from lab.checks.short_polling import jittered, longest_interval, polling_client
+from lab.checks.start_here import count_faults, delays_from_plan
+from lab.checks.verdict import Verdict
+
+__all__ = [
+    "Verdict",
+    "count_faults",
+    "delays_from_plan",
+    "jittered",
+    "long_polling_client",
+    "longest_interval",
+    "polling_client",
+    "quiet_requests",
+]
