@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from servers import long_polling, short_polling, sse, websocket
+from servers import file_updates, long_polling, short_polling, sse, websocket
 from servers.background import ServerError, serve
 from servers.feed import Feed
 from servers.service import HEARTBEAT, Service, Source
 from servers.sources import Tree, play, synthetic_edits, watch
 
-MODELS = ("short-polling", "long-polling", "websocket", "sse")
+MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates")
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,9 +77,11 @@ def parser() -> Parser:
 def build(options: argparse.Namespace) -> Service:
     """The application that the options describe. Raises OSError when the directory cannot be watched."""
     feed = Feed(history=options.history)
+    tree: Tree | None = None
     source: Source
     if options.watch:
-        source = functools.partial(watch, feed, Tree(options.watch))
+        tree = Tree(options.watch)
+        source = functools.partial(watch, feed, tree)
     else:
         edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload)
         source = functools.partial(play, feed, edits)
@@ -90,6 +92,8 @@ def build(options: argparse.Namespace) -> Service:
             return long_polling.create_app(feed, source=source)
         case "websocket":
             return websocket.create_app(feed, allow_origins=options.allow_origin, source=source)
+        case "file-updates":
+            return file_updates.create_app(feed, tree, heartbeat=options.heartbeat, source=source)
         case _:
             return sse.create_app(feed, heartbeat=options.heartbeat, source=source)
 

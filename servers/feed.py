@@ -15,12 +15,13 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 Change = Literal["added", "modified", "deleted"]
 Reason = Literal["expired", "epoch"]
+Known = tuple[int | None, str | None]  # a file's size in bytes and its SHA-256
 Encoded = TypeVar("Encoded", bytes, str)
 
 BATCH = 500  # updates in one answer at most: a reader that is far behind asks again
@@ -159,6 +160,7 @@ class Feed:
         self.history, self.history_bytes = history, history_bytes
         self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones
         self._log: dict[int, Update] = {}
+        self._files: dict[str, Known] = {}
         self._bytes = 0
         self._head = 0
         self._latest = Batch((), 0, self.cursor_at(0))
@@ -209,9 +211,23 @@ class Feed:
             self._bytes += len(update.json)
             while len(self._log) > self.history or (self._bytes > self.history_bytes and len(self._log) > 1):
                 self._bytes -= len(self._log.pop(seq - len(self._log) + 1).json)
+            if change == "deleted":
+                self._files.pop(path, None)
+            else:
+                self._files[path] = size, sha256
             self._head = seq  # last: whoever sees it finds the update in the log
         self.wake()
         return update
+
+    def adopt(self, files: Mapping[str, Known]) -> None:
+        """Take `files` for what stands at the head: what was there before the first update is not published."""
+        with self._lock:
+            self._files = dict(files)
+
+    def listing(self) -> tuple[str, dict[str, Known]]:
+        """A cursor and the files that stand there, path to size and hash: what its updates, one by one, lead to."""
+        with self._lock:
+            return self.cursor, dict(self._files)
 
     def position(self, cursor: str | None) -> int:
         """The position a cursor stands for: None is the head, "" and "0" the oldest kept.

@@ -10,23 +10,27 @@ renamed directory without its files. So a hint leads to a scan, and the scan say
 import asyncio
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import logging
+import math
 import os
 import random
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import watchfiles
 
-from servers.feed import Change, Feed
+from servers.feed import Change, Feed, check_path
 
 RESCAN_MS = 5000  # without a hint for so long, the tree is looked at all the same
 FRESH = 2_000_000_000  # ns; a file changed so shortly before it was read may change again within one clock tick
 CHUNK = 2**20  # bytes hashed at a time
+READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 PAUSE = 0.5  # seconds between two looks while the directory is missing, or while the system gives no hints
 
 log = logging.getLogger("servers")
@@ -97,14 +101,17 @@ class Abandoned(Exception):
 class Tree:
     """A directory as last scanned. `files` maps POSIX paths to what stood there; `skipped` maps names to why not.
 
-    Only regular files count. Symbolic links are not followed: nothing outside the directory is ever read.
+    Only regular files count. Symbolic links are not followed: nothing outside the directory is ever read. A file
+    of more than `limit` bytes is left out and named in `skipped`. What matches one of the patterns of `ignore`
+    is as if it were not there: a pattern without "/" is held against every part of a path (".git", "*.tmp"),
+    another one against the path from its start ("build/*.o"; "*" matches "/" as well).
     `directories` are the absolute names of the directories that were listed; setting `abandoned` ends a scan
     that runs in another thread.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, limit: float = math.inf, ignore: Iterable[str] = ()) -> None:
         """Take the first look. Raises OSError when `directory` is missing, not a directory, or unreadable."""
-        self.directory = directory
+        self.directory, self.limit, self.ignore = directory, limit, tuple(ignore)
         self.files: dict[str, File] = {}
         self.skipped: dict[str, str] = {}
         self.directories: frozenset[str] = frozenset()
@@ -131,6 +138,33 @@ class Tree:
         ]
         return gone + come
 
+    def open(self, path: str) -> tuple[BinaryIO, File]:
+        """A file opened for reading, and what it is: the last scan's word if it still holds, else read anew.
+
+        No part of the path may be a link. Raises ValueError for what is no path of a tree, and OSError:
+        FileNotFoundError too for what a scan passes over.
+        """
+        check_path(path)
+        parts = path.split("/")
+        if any(self._ignores("/".join(parts[: n + 1]), part) for n, part in enumerate(parts)):
+            raise FileNotFoundError(errno.ENOENT, "ignored")
+        file = open_below(os.path.realpath(self.directory), parts)
+        try:
+            found = identity(status := os.fstat(file.fileno()))
+            if status.st_size > self.limit:
+                raise FileNotFoundError(errno.ENOENT, "too large")
+            known = self.files.get(path)
+            if known is None or not known.settled or known.identity != found:
+                known = self._read(file)
+            return file, known
+        except BaseException:
+            file.close()
+            raise
+
+    def _ignores(self, path: str, name: str) -> bool:
+        """Whether a pattern fits the path or, if it has no "/", its last part."""
+        return any(fnmatch.fnmatchcase(path if "/" in pattern else name, pattern) for pattern in self.ignore)
+
     def _walk(self, top: str, files: dict[str, File], skipped: dict[str, str], directories: set[str]) -> None:
         ahead = [(top, "")]  # directories still to be listed, and what their paths begin with
         while ahead:
@@ -148,6 +182,8 @@ class Tree:
             directories.add(directory)
             for entry in found:
                 path = prefix + entry.name
+                if self._ignores(path, entry.name):
+                    continue
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         ahead.append((entry.path, f"{path}/"))
@@ -155,8 +191,12 @@ class Tree:
                         if not is_utf8(path):
                             skipped[repr(os.fsencode(path))[1:]] = "its name is not UTF-8"
                             continue
+                        status = entry.stat(follow_symlinks=False)
+                        if status.st_size > self.limit:
+                            skipped[repr(path)] = f"it is larger than {self.limit:,} bytes"
+                            continue
                         known = self.files.get(path)
-                        same = known and known.settled and known.identity == identity(entry.stat(follow_symlinks=False))
+                        same = known and known.settled and known.identity == identity(status)
                         files[path] = known if known and same else self._look(entry.path)
                 except OSError as error:
                     self._leave_out(path, error, files, skipped)
@@ -170,19 +210,50 @@ class Tree:
                 files[known] = file
 
     def _look(self, path: str) -> File:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, READ)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            now, before = time.time_ns(), os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            digest = hashlib.sha256()
-            while chunk := file.read(CHUNK):
-                if self.abandoned:
-                    raise Abandoned
-                digest.update(chunk)
-            unmoved = identity(os.fstat(descriptor)) == identity(before)
-            settled = unmoved and max(before.st_mtime_ns, before.st_ctime_ns) < now - FRESH
-            return File(file.tell(), digest.hexdigest(), identity(before), settled)
+            return self._read(file)
+
+    def _read(self, file: BinaryIO) -> File:
+        now, before = time.time_ns(), os.fstat(file.fileno())
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK):
+            if self.abandoned:
+                raise Abandoned
+            digest.update(chunk)
+        unmoved = identity(os.fstat(file.fileno())) == identity(before)
+        settled = unmoved and max(before.st_mtime_ns, before.st_ctime_ns) < now - FRESH
+        return File(file.tell(), digest.hexdigest(), identity(before), settled)
+
+
+def open_below(top: str, parts: Sequence[str]) -> BinaryIO:
+    """Open a regular file by its path from `top`, part by part: a link in any place is an OSError, as is anything else.
+
+    Each directory is held open while the next part is looked up in it, so that nothing that moves meanwhile leads
+    out of `top`. Windows cannot: there, the path is compared with what it resolves to.
+    """
+    if os.open not in os.supports_dir_fd:
+        path = Path(top, *parts)
+        if any("\\" in part or ":" in part for part in parts) or path.resolve() != path or not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "not a regular file of the tree")
+        return path.open("rb", buffering=0)
+    here = os.open(top, READ | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            above, here = here, os.open(part, READ | os.O_DIRECTORY, dir_fd=here)
+            os.close(above)
+        # before it is opened: opening a device or a pipe is felt at its other end
+        if not stat.S_ISREG(os.stat(parts[-1], dir_fd=here, follow_symlinks=False).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a regular file")
+        file = os.fdopen(os.open(parts[-1], READ, dir_fd=here), "rb", buffering=0)
+    finally:
+        os.close(here)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "not a regular file")
+    return file
 
 
 def identity(status: os.stat_result) -> tuple[int, ...]:
