@@ -10,9 +10,11 @@ from lab.checks.long_polling import long_polling_client, quiet_requests
 from lab.checks.short_polling import jittered, longest_interval, polling_client
 from lab.checks.start_here import count_faults, delays_from_plan
 from lab.checks.verdict import Verdict
+from lab.checks.websocket import client_frame, websocket_client
 
 __all__ = [
     "Verdict",
+    "client_frame",
     "count_faults",
     "delays_from_plan",
     "jittered",
@@ -20,4 +22,5 @@ __all__ = [
     "longest_interval",
     "polling_client",
     "quiet_requests",
+    "websocket_client",
 ]
