@@ -12,20 +12,19 @@ looks complete: what was begun is broken off, and the client asks again.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from fastapi import HTTPException, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from servers.feed import Batch, Feed, Gap
+from servers.fan_out import FanOut, find_transport
+from servers.feed import Feed
 from servers.service import HEARTBEAT, Service, Source, refuse_two_cursors
 from servers.sources import Abandoned, File, Tree
-from servers.sse import reset_block, update_blocks
 
 CHUNK = 256 * 1024  # bytes of a file read and sent at a time
 FEW = 2000  # files whose listing is encoded on the loop; more of them elsewhere
@@ -58,16 +57,20 @@ def create_app(
     *,
     heartbeat: float = HEARTBEAT,
     retry: int = 2000,
+    coalesce: bool = True,
     source: Source | None = None,
 ) -> Service:
     """A server that announces what `feed` says and serves the files of `tree`; `source` fills the feed.
 
+    `heartbeat` in seconds, `retry` in ms; `coalesce`: of several updates of one path at once only the last goes out.
+
     What stands in the tree now is the listing's beginning. Without a tree every file is 404.
     """
-    app = Service("file updates", feed, path="/events", source=source)
+    app = FileUpdates(feed, source, coalesced=coalesce)
     if tree is not None:
         feed.adopt({path: (file.size, file.sha256) for path, file in tree.files.items()})
     listing = Listing(feed)
+    fan_out = FanOut(app, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
@@ -90,23 +93,23 @@ def create_app(
     async def events(request: Request, after: str | None = None) -> Response:
         """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
         refuse_two_cursors(request)
-        opening = feed.opening(request.headers.get("last-event-id") or after)
-
-        async def stream() -> AsyncIterator[bytes]:
-            yield f"retry: {retry}\n\n".encode() + encode(opening)
-            async for news in feed.follow(opening.position, app.closing):
-                yield encode(news)
-
-        def encode(news: Batch | Gap) -> bytes:
-            if isinstance(news, Gap):
-                app.traffic.resets += 1
-                return reset_block(news)
-            app.traffic.delivered += len(news.updates)
-            return news.encoded(update_blocks)
-
-        return StreamingResponse(stream(), media_type="text/event-stream")
+        return fan_out.stream(feed.opening(request.headers.get("last-event-id") or after))
 
     return app
+
+
+class FileUpdates(Service):
+    """The service; `coalesced` says that of several updates of one path a client may get only the last."""
+
+    def __init__(self, feed: Feed, source: Source | None, *, coalesced: bool) -> None:
+        super().__init__("file updates", feed, path="/events", source=source)
+        self.coalesced = coalesced
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Remember the connection's transport before anything wraps `send`."""
+        if scope["type"] == "http":
+            find_transport(scope, send)
+        await super().__call__(scope, receive, send)
 
 
 class Listing:

@@ -1,0 +1,272 @@
+"""The fast path of an event stream: encode once, one write for each client and batch, no task woken for any of them.
+
+    feed ─▶ FanOut.run(), one task ─▶ Batch ─▶ one chunk of bytes ─▶ transport.write() of every client at the head
+                                                                 └▶ a client that reads too slowly leaves:
+    catch_up(), a task of its own ─▶ feed.read(its cursor) ─▶ send(), with flow control ─▶ at the head: back again
+
+sse.py serves the same stream, readably; what it pays for that is a coroutine woken, an ASGI message and a cancel
+scope for each client and update. Here nine tenths of what is left is the kernel's own write, so the only lever
+beyond that is to write less often: what arrives within WINDOW of the last round is joined, and of several updates
+of one path only the last goes out (its id is its cursor, so a skipped number is no gap).
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from servers.feed import BATCH, Batch, Gap
+from servers.service import HEARTBEAT, Service
+from servers.sse import reset_block, update_blocks
+
+WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined
+BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
+MOST = 256 * 1024  # bytes of updates in one round, at least one update
+TURN = 500  # clients written to before others get the loop
+TRANSPORT = "servers.transport"  # where the scope has it
+HEARTBEAT_BLOCK = b": heartbeat\n\n"
+
+log = logging.getLogger("servers")
+
+
+def find_transport(scope: Scope, send: Send) -> None:
+    """Put the connection's transport into an HTTP scope, if this is uvicorn's own `send` of a chunked response."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if isinstance(transport, asyncio.Transport) and scope.get("http_version") == "1.1" and scope["method"] != "HEAD":
+        scope[TRANSPORT] = transport
+
+
+class Client:
+    """One open stream: everything up to `position` has been written to it."""
+
+    __slots__ = ("position", "send", "task", "transport")
+
+    def __init__(self, transport: asyncio.Transport | None, send: Send, position: int) -> None:
+        self.transport, self.send, self.position = transport, send, position
+        self.task: asyncio.Task[None] | None = None  # while it is not on the fast path
+
+    async def write(self, block: bytes, *, more: bool = True) -> None:
+        """Send by ASGI, which waits first until the client has read most of what it was sent before."""
+        await self.send({"type": "http.response.body", "body": block, "more_body": more})
+
+
+class FanOut:
+    """All open streams of one server. `heartbeat` in seconds, `retry` in ms as in sse.py.
+
+    Without `coalesce` every update goes out. All clients in `fast` stand at `position`.
+    """
+
+    def __init__(self, app: Service, *, heartbeat: float = HEARTBEAT, retry: int = 2000, coalesce: bool = True) -> None:
+        self.feed, self.closing, self.traffic = app.feed, app.closing, app.traffic
+        self.heartbeat, self.retry, self.coalesce = heartbeat, retry, coalesce
+        self.fast: dict[Client, None] = {}
+        self.position = 0
+        self.spoke = 0.0  # when all on the fast path were last written to (loop time, s)
+        self.task: asyncio.Task[None] | None = None
+        self._latest = (0, 0), Batch((), 0, "")  # the last stretch that was read
+
+    def stream(self, opening: Batch | Gap) -> Response:
+        """The response that follows the feed from there."""
+        return EventStream(self, opening)
+
+    def admit(self, client: Client) -> None:
+        """Serve a client whose response has begun."""
+        if self.task is None or self.task.done():
+            self.position = self.feed.head
+            self.task = _start(self.run(), None)
+        if client.transport is None:
+            client.task = _start(self.serve_alone(client), client)
+        elif client.position == self.position and not self.closing.is_set():
+            self.fast[client] = None
+        else:
+            client.task = _start(self.catch_up(client), client)
+
+    def dismiss(self, client: Client) -> None:
+        """Forget a client that has left."""
+        self.fast.pop(client, None)
+        if client.task:
+            client.task.cancel()
+
+    # The fast path
+
+    async def run(self) -> None:
+        """Follow the feed for all clients on the fast path, until the server closes."""
+        loop = asyncio.get_running_loop()
+        self.spoke = loop.time()
+        while not self.closing.is_set():
+            try:
+                async with asyncio.timeout_at(self.spoke + self.heartbeat):
+                    await self.feed.wait(self.position, self.closing)
+            except TimeoutError:
+                await self.write(_chunk(HEARTBEAT_BLOCK), self.position)
+                continue
+            pause = self.spoke + WINDOW - loop.time()
+            if pause > 0 and self.feed.head - self.position < BATCH:
+                await asyncio.sleep(pause)
+            await self.round()
+        for client in tuple(self.fast):  # to end each of them takes a send that may have to wait
+            self.leave(client, self.position)
+
+    async def round(self) -> None:
+        """Write what is new, once for all."""
+        before = self.position
+        try:
+            news = self.read(before, self.feed.head)
+        except Gap as gap:
+            self.position = gap.position  # who comes while this round is under way stands behind it
+            self.traffic.resets += await self.write(_chunk(reset_block(gap)), before)
+        else:
+            self.position = news.position
+            chunk = _chunk(news.encoded(update_blocks))
+            self.traffic.delivered += len(news.updates) * await self.write(chunk, before)
+
+    async def write(self, chunk: bytes, before: int) -> int:
+        """Write to every client on the fast path, and say to how many; a slow one goes on by itself from `before`."""
+        self.spoke = asyncio.get_running_loop().time()
+        written = 0
+        for number, client in enumerate(tuple(self.fast), start=1):
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+            transport = client.transport
+            if client not in self.fast or transport is None or transport.is_closing():
+                continue  # it has left, or is about to learn that it has
+            if transport.get_write_buffer_size() > BACKLOG:
+                self.leave(client, before)
+            else:
+                transport.write(chunk)
+                written += 1
+        return written
+
+    def leave(self, client: Client, position: int) -> None:
+        """Let a client go on by itself."""
+        del self.fast[client]
+        client.position = position
+        client.task = _start(self.catch_up(client), client)
+
+    def read(self, position: int, until: int) -> Batch:
+        """What is later than `position`, `until` included, as far as one round goes. Raises Gap."""
+        stretch, news = self._latest
+        if stretch != (position, until):
+            news = self.feed.read(position)
+            size = 0
+            for number, update in enumerate(news.updates):
+                size += len(update.json)
+                if update.seq > until or (number and size > MOST):
+                    news = Batch(news.updates[:number], update.seq - 1, self.feed.cursor_at(update.seq - 1))
+                    break
+            if self.coalesce:
+                news = latest(news)
+            self._latest = (position, until), news
+        return news
+
+    # Beside it
+
+    async def catch_up(self, client: Client) -> None:
+        """Bring one client to where the others are, at its own pace, and back to them; or end its stream."""
+        assert client.transport is not None
+        while not (self.closing.is_set() or client.transport.is_closing()):
+            await client.write(b"")  # returns when there is room
+            if client.transport.is_closing():
+                break
+            if client.position == self.position:
+                client.task = None
+                self.fast[client] = None
+                return
+            if client.position > self.position:  # it knows what the others are about to be told
+                await asyncio.sleep(WINDOW)
+            else:
+                await self.tell(client, self.position)
+        if not client.transport.is_closing():
+            await client.write(b"", more=False)
+
+    async def serve_alone(self, client: Client) -> None:
+        """Serve a client whose transport is out of reach: behind another server, or by HTTP/1.0."""
+        while not self.closing.is_set():
+            try:
+                async with asyncio.timeout(self.heartbeat):
+                    await self.feed.wait(client.position, self.closing)
+            except TimeoutError:
+                await client.write(HEARTBEAT_BLOCK)
+            else:
+                await self.tell(client, self.feed.head)
+        await client.write(b"", more=False)
+
+    async def tell(self, client: Client, until: int) -> None:
+        """Send one client what it does not know yet, as far as one round goes."""
+        if client.position == until:
+            return  # it was woken because the server is closing
+        try:
+            news = self.read(client.position, until)
+        except Gap as gap:
+            client.position = gap.position
+            self.traffic.resets += 1
+            await client.write(reset_block(gap))
+        else:
+            client.position = news.position
+            self.traffic.delivered += len(news.updates)
+            await client.write(news.encoded(update_blocks))
+
+
+class EventStream(Response):
+    """The response to GET /events.
+
+    A class of its own, because sse-starlette's and Starlette's streaming responses pull each client's data out of an
+    iterator of its own, and so have to wake a coroutine for every client and update. This one only opens the
+    stream, hands it to the FanOut, and then waits for the client to leave.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, fan_out: FanOut, opening: Batch | Gap) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.fan_out, self.opening = fan_out, opening
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one client until it leaves or the server closes."""
+        fan_out, opening = self.fan_out, self.opening
+        first = f"retry: {fan_out.retry}\n\n".encode()
+        if isinstance(opening, Gap):
+            first += reset_block(opening)
+            fan_out.traffic.resets += 1
+        else:
+            first += update_blocks(opening)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        client = Client(scope.get(TRANSPORT), send, opening.position)
+        await client.write(first)  # what others write to the transport comes after the headers
+        fan_out.admit(client)
+        try:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            fan_out.dismiss(client)
+
+
+def latest(batch: Batch) -> Batch:
+    """The batch with the last update of each path only, in the order of the log."""
+    last = {update.path: update.seq for update in batch.updates}
+    if len(last) == len(batch.updates):
+        return batch
+    return Batch(tuple(u for u in batch.updates if last[u.path] == u.seq), batch.position, batch.cursor)
+
+
+def _chunk(data: bytes) -> bytes:
+    """A chunk of a chunked body (RFC 9112, section 7.1), as uvicorn would write it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _start(coroutine: Coroutine[Any, Any, None], client: Client | None) -> asyncio.Task[None]:
+    """Run a task whose failure is logged, and breaks off its client's stream."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a stream of events failed: %s", error, exc_info=error)
+            if client and client.transport:
+                client.transport.abort()
+
+    task = asyncio.create_task(coroutine)
+    task.add_done_callback(ended)
+    return task
