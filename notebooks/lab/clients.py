@@ -37,7 +37,7 @@ import re
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol
@@ -150,7 +150,7 @@ def short_polling(
 
     async def attempt() -> AsyncGenerator[Answer | Reset, None]:
         etag, due = "", _now()
-        async with _http(timeout) as http:
+        async with http_client(timeout) as http:
             while True:
                 with here.request():
                     response = await http.get(here.address(), headers={"If-None-Match": etag} if etag else {})
@@ -183,7 +183,7 @@ def long_polling(
     here = _Follower(url, "/updates", cursor, retry, log)
 
     async def attempt() -> AsyncGenerator[Answer | Reset, None]:
-        async with _http(timeout) as http:
+        async with http_client(timeout) as http:
             while True:
                 asked, begun = here.cursor, _now()
                 hold = max(0.0, min(wait, here.left / 2))  # after a failure: so that the answer comes before giving up
@@ -229,20 +229,26 @@ def sse(
     heartbeat: float = HEARTBEAT,
     retry: Retry = RETRY,
     log: Log | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[News, None]:
     """Read an event stream; 2.5 `heartbeat`s (s) without a byte, comments included, are a dead link.
 
-    It goes on where a browser's EventSource gives up: at 429 and 5xx. At 204, "stop", the iterator ends.
+    It goes on where a browser's EventSource gives up: at 429 and 5xx. At 204, "stop", the iterator ends. `headers` go
+    out with every request, such as Authorization.
     """
     _check_positive(heartbeat=heartbeat)
     here = _Follower(url, "/events", cursor, retry, log)
 
     async def attempt() -> AsyncGenerator[Answer | Reset, None]:
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+        asked = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
         if here.cursor is not None:
-            headers["Last-Event-ID"] = here.cursor
+            asked["Last-Event-ID"] = here.cursor
+        asked.update(headers or {})
         with here.request():
-            async with _http(SILENCE * heartbeat) as http, http.stream("GET", here.url, headers=headers) as response:
+            async with (
+                http_client(SILENCE * heartbeat) as http,
+                http.stream("GET", here.url, headers=asked) as response,
+            ):
                 if response.status_code == 204:
                     return
                 if response.status_code != 200:
@@ -267,7 +273,7 @@ class _Follower:
     def __init__(self, url: str, path: str, cursor: str | None, retry: Retry, log: Log | None) -> None:
         if cursor is not None and not re.fullmatch("[!-~]*", cursor):
             raise BadCursor(f"a cursor is plain ASCII without spaces, not {cursor!r}")
-        self.url = _url(url, path)
+        self.url = address_below(url, path)
         self.cursor = "0" if cursor == "" else cursor  # both are the oldest kept; only this one fits in a header
         self.retry, self.log = retry, log
         self.floor = 0.0  # the pause after a failure that the server has asked for (s)
@@ -379,7 +385,8 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _url(base: str, path: str) -> httpx.URL:
+def address_below(base: str, path: str) -> httpx.URL:
+    """A server's URL with `path` below it. Raises ValueError for what cannot be one."""
     try:
         url = httpx.URL(base)
         url.host.encode("idna")  # as the resolver will
@@ -400,7 +407,7 @@ def _limits(silence: float) -> httpx.Timeout:
     return httpx.Timeout(silence, connect=min(CONNECT_LIMIT, silence))
 
 
-def _http(silence: float) -> httpx.AsyncClient:
+def http_client(silence: float) -> httpx.AsyncClient:
     """A client whose requests fail after `silence` seconds without a byte; httpx by itself says 5."""
     return httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=_limits(silence))
 
