@@ -186,3 +186,148 @@ def test_numbers_give_numbers_and_arrays_arrays() -> None:
         assert law(np.array([0.5, 1.0]))[0] == pytest.approx(law(0.5))
     assert theory.polling_skipped_share(0.0) == 0
     assert theory.polling_skipped_share(np.array([0.0, 1e-9])) == pytest.approx([0, 5e-10], rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 10.0, 60.0])
+@pytest.mark.parametrize("hold", [0.5, 30.0])
+def test_delay_quantiles_of_long_polling(rate: float, hold: float) -> None:
+    """An update waits for the end of the gap that it falls into, and not at all while a request is held."""
+    gap, transit = 0.1, 0.05
+    at = np.random.default_rng(4).exponential(1 / rate, 60_000).cumsum()
+    delays, here, update = list[float](), 0.0, 0
+    while update < len(at):  # `here`: when a request arrives at the server
+        upto = int(np.searchsorted(at, here, side="right"))
+        if upto > update:
+            delays += list(here - at[update:upto] + transit)
+            update, here = upto, here + gap
+        elif at[update] < here + hold:
+            delays.append(transit)
+            here, update = at[update] + gap, update + 1
+        else:
+            here += hold + gap
+    for q in (0.2, 0.5, 0.95):
+        law = theory.long_polling_delay_quantile(q, rate, gap, hold, transit)
+        within = np.mean(np.array(delays) <= law + 1e-9)
+        assert within > q - 4 * math.sqrt(q * (1 - q) / len(delays))
+        assert np.mean(np.array(delays) <= law - 0.002) < q + 4 * math.sqrt(q * (1 - q) / len(delays))
+
+
+def test_requests_of_a_long_poll_without_news() -> None:
+    """Without any update a long poll ends with its hold, and the law says so without dividing by the rate."""
+    assert theory.long_polling_request_rate(0.0, gap=0.1, hold=30.0) == pytest.approx(1 / 30.1)
+
+
+UNITS = theory.Units(
+    request=theory.Resources(cpu=1e-4, up=100, down=130),
+    delivery=theory.Resources(cpu=2e-6, down=180),
+    held=theory.Resources(memory=10_000),
+    message=theory.Resources(cpu=1e-4, up=100, down=130),
+)
+MONEY = theory.Prices(cpu_hour=3.6e3, gib_hour=3.6e3 * 2**30, gb_up=1e9, gb_down=2e9, connection_hour=3.6e3)
+
+
+def test_cost_adds_up_what_work_takes() -> None:
+    """A bill is every unit times how often it happens, and the price of every resource in it."""
+    bill = theory.Work(requests=2, deliveries=3, held=4, messages=1).cost(UNITS)
+    assert bill == theory.Resources(cpu=pytest.approx(3.06e-4), up=300, down=930, memory=40_000, connections=4)
+    assert bill.price(MONEY) == pytest.approx(3.06e-4 + 300 + 2 * 930 + 40_000 + 4)
+    assert theory.Resources().price(MONEY) == 0
+
+
+@pytest.mark.parametrize("prices", [{"cpu_hour": -1.0}, {"gb_up": math.nan}, {"gib_hour": math.inf}])
+def test_a_price_is_a_number_from_0_up(prices: dict[str, float]) -> None:
+    """What cannot be a price is refused."""
+    with pytest.raises(ValueError, match=r"^a price is a number from 0 up$"):
+        theory.Prices(**prices)
+
+
+def test_work_of_each_model() -> None:
+    """A poll's work follows its clock, a long poll's the law of its requests, and a stream's only the updates."""
+    assert theory.work("short polling", 2.0, interval=5.0) == theory.Work(0.2, 2.0, 1.0, 0.0)
+    assert theory.work("short polling", 2.0, interval=150.0).held == 0.5
+    assert theory.work("long polling", 2.0, rtt=0.1, hold=20.0, upstream=0.5) == theory.Work(
+        theory.long_polling_request_rate(2.0, 0.1, 20.0), 2.0, 1.0, 0.5
+    )
+    for model in ("WebSocket", "SSE"):
+        assert theory.work(model, 2.0, upstream=0.5) == theory.Work(0.0, 2.0, 1.0, 0.5)
+
+
+def test_work_of_a_swept_curve() -> None:
+    """An array of rates gives an array of each kind of work, and of costs."""
+    rates = np.array([0.0, 1.0, 2.0])
+    for model in theory.MODELS:
+        done = theory.work(model, rates, interval=5.0, rtt=0.1)
+        assert np.shape(done.requests) == np.shape(done.held) == np.shape(done.deliveries) == (3,)
+        assert np.shape(done.cost(UNITS).price(theory.Prices())) == (3,)
+
+
+def test_freshness_sets_the_interval() -> None:
+    """The interval for a budget puts the 95 % quantile of the delay exactly on the budget."""
+    assert theory.polling_delay_quantile(0.95, theory.interval_for(3.0, 0.05), 0.05) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "least"), [("short polling", 0.145), ("long polling", 0.0500001), ("WebSocket", 0.05), ("SSE", 0.05)]
+)
+def test_who_meets_a_budget(model: str, least: float) -> None:
+    """A stream needs one transit, so does a long poll when news is rare; polling cannot ask twice in a round trip."""
+    assert not theory.meets(model, 0.99 * least, 0.001, 0.1)
+    assert theory.meets(model, 1.01 * least, 0.001, 0.1)
+
+
+def test_a_long_poll_on_dense_news_is_up_to_three_transits_late() -> None:
+    """When every update falls into a gap, 95 % of them come within d + 0.95 RTT, and not earlier."""
+    assert not theory.meets("long polling", 0.14, 1000.0, 0.1)
+    assert theory.meets("long polling", 0.146, 1000.0, 0.1)
+
+
+def test_where_a_poll_costs_what_pushing_costs() -> None:
+    """At the flip both cost the same; below it the push is cheaper, above it the poll; dearer deliveries end that."""
+    request, inside, pushed, kept, interval = 10.0, 1.0, 3.0, -2.0, 4.0
+    flip = theory.poll_or_push(request, inside, pushed, kept)
+
+    def dearer(x: float) -> float:
+        return request / interval + kept / interval + (inside - pushed) * x / interval
+
+    assert dearer(flip) == pytest.approx(0)
+    assert dearer(flip / 2) > 0 > dearer(2 * flip)
+    assert theory.poll_or_push(request, 3.0, 3.0) == math.inf
+    assert theory.poll_or_push(1.0, 1.0, 3.0, kept=-5.0) == 0
+
+
+def test_where_a_long_poll_costs_what_pushing_costs() -> None:
+    """The root solves the equation of costs, and for dense news it is near the price of a request in deliveries."""
+    flip = theory.long_poll_or_push(20.0, 1.0, 3.0, rtt=0.1)
+    rate = flip / 0.1
+    requests = theory.long_polling_request_rate(rate, 0.1, theory.HOLD)
+    assert 20 * requests + 1.0 * rate == pytest.approx(3.0 * rate)
+    assert flip == pytest.approx(20 / (3 - 1), rel=0.01)
+    assert theory.long_poll_or_push(20.0, 3.0, 3.0, rtt=0.1) == math.inf
+    assert theory.long_poll_or_push(20.0, 1.0, 3.0, rtt=0.1, kept=-1e6) == 0
+
+
+def test_where_sse_costs_what_a_websocket_costs() -> None:
+    """At the flip the messages up have used up what SSE saves on every delivery."""
+    flip = theory.stream_or_socket(delivery=10.0, message=100.0, socket_delivery=13.0, socket_message=40.0, kept=3.0)
+    assert 10 + flip * 100 == pytest.approx(13 + 3 + flip * 40)
+    assert theory.stream_or_socket(10.0, 40.0, 13.0, 40.0) == math.inf
+    assert theory.stream_or_socket(14.0, 100.0, 13.0, 40.0) == 0
+
+
+@pytest.mark.parametrize("wanted", [0.1, 0.5, 1.0])
+def test_where_announcing_costs_what_sending_along_costs(wanted: float) -> None:
+    """At that size both are the same number of bytes, even if everybody fetches: base64 costs a third."""
+    size = theory.notify_or_inline(300.0, wanted)
+    assert size * 4 / 3 == pytest.approx(wanted * (300 + size))
+
+
+def test_announcing_never_pays_when_more_is_fetched_than_sent() -> None:
+    """Sent along without base64 and wanted by everybody, a file is cheapest inline, whatever its size."""
+    assert theory.notify_or_inline(300.0, 1.0, inflation=1.0) == math.inf
+
+
+def test_crossing() -> None:
+    """A crossing is found to full precision; without one the answer says on which side it would lie."""
+    assert theory.crossing(lambda x: 7 - x, 1e-3, 1e6) == pytest.approx(7)
+    assert theory.crossing(lambda x: -x, 1.0, 2.0) == 0
+    assert theory.crossing(lambda x: 1.0, 1.0, 2.0) == math.inf

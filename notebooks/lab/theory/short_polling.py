@@ -1,33 +1,12 @@
-"""The laws that the notebooks predict with, before they measure: closed forms, no simulation.
-
-    a schedule's rate, a client's interval, a link's delay ─▶ a law ─▶ delay, requests, waste, age, cost
-
-Symbols: N clients, T `interval` (s), λ `rate` of updates (per s), d `transit` (s, one way), RTT = 2d,
-x = λT, the updates that one interval sees on average. All times are in seconds. Every law takes numbers
-or numpy arrays where a curve is swept, and gives back what it was given.
-"""
+"""The laws of short polling: how late, how many requests, what for, how old a copy is, and which interval is best."""
 
 import math
 from fractions import Fraction
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Number = TypeVar("Number", float, NDArray[np.float64])
-
-
-def _like(given: Number, value: Any) -> Number:
-    """`value` in the form in which the law was asked: a plain float, which prints as a number, or an array."""
-    answer: Number = value if isinstance(given, np.ndarray) else float(value)
-    return answer
-
-
-def _share_gone(x: Number) -> Number:
-    """(1 - e^-x) / x, and its limit 1 at x = 0."""
-    x_or_1 = np.where(np.equal(x, 0), 1.0, x)
-    return _like(x, np.where(np.equal(x, 0), 1.0, -np.expm1(-x_or_1) / x_or_1))
-
+from lab.theory.numbers import Number, like, share_gone
 
 # Short polling: how late an update is. An update falls anywhere in an interval with equal chance, waits
 # for the next poll, and travels one transit. The law needs no more than that the updates do not know the
@@ -56,7 +35,7 @@ def polling_max_delay(interval: Number, transit: float = 0.0) -> Number:
 
 def polling_delay_cdf(delay: Number, interval: float, transit: float = 0.0) -> Number:
     """The share of updates that are no later than `delay` (s): (delay - d)/T, between 0 and 1."""
-    return _like(delay, np.clip((delay - transit) / interval, 0.0, 1.0))
+    return like(delay, np.clip((delay - transit) / interval, 0.0, 1.0))
 
 
 # Short polling: how many requests, and what they are good for.
@@ -78,7 +57,7 @@ def polls_on_grid(seconds: float, interval: float, offset: float = 0.0) -> int:
 
 def polling_wasted_share(x: Number) -> Number:
     """e^-x, x = λT: a poll brings nothing when no update fell into its interval (Poisson arrivals)."""
-    return _like(x, np.exp(-x))
+    return like(x, np.exp(-x))
 
 
 def polling_skipped_share(x: Number) -> Number:
@@ -86,7 +65,7 @@ def polling_skipped_share(x: Number) -> Number:
 
     Of the x updates in an interval only the last is seen, when there is one at all: (1 - e^-x)/x of them.
     """
-    return 1 - _share_gone(x)
+    return 1 - share_gone(x)
 
 
 def polling_period(interval: Number, transit: float = 0.0, service: float = 0.0) -> Number:
@@ -109,7 +88,7 @@ def polling_fresh_share(rate: float, interval: Number, transit: float = 0.0) -> 
     A copy of age a is still true with probability e^-λa; averaged over a in (d, T + d).
     Source, for d = 0: Cho and Garcia-Molina, "Effective page refresh policies for Web crawlers" (2003).
     """
-    return math.exp(-rate * transit) * _share_gone(rate * interval)
+    return math.exp(-rate * transit) * share_gone(rate * interval)
 
 
 def polling_staleness(rate: float, interval: Number, transit: float = 0.0) -> Number:
@@ -142,7 +121,7 @@ def polling_best_interval(rate: Number, request: float, delay: float) -> Number:
     A rate four times as high only halves the interval. At the best interval requests and waiting cost
     the same. It is the square-root law of stock keeping (Harris, "How many parts to make at once", 1913).
     """
-    return _like(rate, np.sqrt(2 * request / (delay * rate)))
+    return like(rate, np.sqrt(2 * request / (delay * rate)))
 
 
 def polling_cost_of_missing(ratio: Number) -> Number:
@@ -183,34 +162,3 @@ def beat_period(interval: float, every: float) -> float:
     shift = spacing % period
     shift = min(shift, period - shift)
     return float(spacing * period / shift) if shift else math.inf
-
-
-# Long polling. G is the gap (s) between an answer leaving the server and the client's next request arriving there,
-# a round trip at least; H the longest hold (s).
-
-
-def long_polling_lost_share(rate: Number, gap: float) -> Number:
-    """λG/(1 + λG): the share of updates that a long-polling client *without a cursor* never sees.
-
-    It gets one update, and misses all that are published in the gap that follows: λG on average, for each one it got.
-    """
-    missed = rate * gap
-    return missed / (1 + missed)
-
-
-def long_polling_request_rate(rate: Number, gap: float, hold: float) -> Number:
-    """1/(G + e^-λG (1 - e^-λH)/λ): requests per second of one client with a cursor, Poisson arrivals.
-
-    When news came in the gap (1 - e^-λG) the answer is immediate; else the request is held until the next update
-    or the end of the hold, (1 - e^-λH)/λ on average. For λ → 0 it is a poll each G + H; for λ → ∞ one each G: then
-    long polling has become polling at the round trip.
-    """
-    return _like(rate, 1 / (gap + np.exp(-rate * gap) * -np.expm1(-rate * hold) / rate))
-
-
-def long_polling_period_sd(rate: float, gap: float, hold: float) -> float:
-    """The standard deviation (s) of the time from one request to the next, for the error of a measured rate."""
-    waits = math.exp(-rate * gap)
-    mean = waits * -math.expm1(-rate * hold) / rate
-    square = waits * 2 * (1 - math.exp(-rate * hold) * (1 + rate * hold)) / rate**2  # E[min(X, H)²], X exponential
-    return math.sqrt(max(0.0, square - mean**2))

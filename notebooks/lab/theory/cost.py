@@ -1,0 +1,201 @@
+"""The cost model: a client's second as work, the work in resources, the resources in money; and where a choice flips.
+
+laws ─▶ Work (how often) ─┐
+measured ─▶ Units (what each takes) ─▶ Resources ─▶ price(Prices)
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lab.theory.long_polling import long_polling_delay_quantile, long_polling_request_rate
+from lab.theory.numbers import Number
+
+# What it costs: how much of each kind of work a client makes in a second, times what a unit of it costs. The first
+# is a law, the second is measured (lab.processes), and what it comes to in money takes prices, which are yours.
+
+SHORT, LONG, SOCKET, STREAM = "short polling", "long polling", "WebSocket", "SSE"
+MODELS = (SHORT, LONG, SOCKET, STREAM)
+KEEP_ALIVE = 75.0  # s; how long our servers keep a connection on which nobody asks
+HOLD = 30.0  # s
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a resource costs, in one currency. The defaults are an assumption: round figures of a rented server.
+
+    `up` is what the server receives (often free), `down` what it sends, each for 10^9 bytes.
+    """
+
+    cpu_hour: float = 0.04
+    gib_hour: float = 0.005
+    gb_up: float = 0.0
+    gb_down: float = 0.05
+    connection_hour: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= price < math.inf for price in vars(self).values()):
+            raise ValueError("a price is a number from 0 up")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`cpu` (s), `up` and `down` (bytes), `memory` (bytes, or byte-seconds), `connections` (or connection-seconds).
+
+    Of one unit of work, or of one client in one second. Numbers, or arrays where a curve is swept.
+    """
+
+    cpu: Any = 0.0
+    up: Any = 0.0
+    down: Any = 0.0
+    memory: Any = 0.0
+    connections: Any = 0.0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def __mul__(self, times: float) -> "Resources":
+        return Resources(*(amount * times for amount in vars(self).values()))
+
+    def price(self, prices: Prices) -> Any:
+        """What all of it costs."""
+        return (
+            self.cpu * prices.cpu_hour / 3600
+            + self.memory * prices.gib_hour / 3600 / 2**30
+            + self.up * prices.gb_up / 1e9
+            + self.down * prices.gb_down / 1e9
+            + self.connections * prices.connection_hour / 3600
+        )
+
+
+@dataclass(frozen=True)
+class Units:
+    """What one server spends on a request, on a delivery, on a connection held for a second, and on a message up.
+
+    A delivery is what an update adds to the answer that brings it. Where nothing can be said on the connection,
+    a message is a request of its own.
+    """
+
+    request: Resources
+    delivery: Resources
+    held: Resources
+    message: Resources
+
+
+@dataclass(frozen=True)
+class Work:
+    """How often each of them happens: per client and second where a law says so, in all where they were counted."""
+
+    requests: Any = 0.0
+    deliveries: Any = 0.0
+    held: Any = 0.0
+    messages: Any = 0.0
+
+    def cost(self, units: Units) -> Resources:
+        """The sum of units times how often."""
+        per_connection = units.held + Resources(connections=1.0)
+        pull = units.request * self.requests + units.delivery * self.deliveries
+        total: Resources = pull + per_connection * self.held + units.message * self.messages
+        return total
+
+
+def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0, hold: float = HOLD,
+         upstream: Any = 0.0) -> Work:  # fmt: skip
+    """What one client of a model makes its server do in a second: `rate` updates come, `upstream` messages go.
+
+    Short polling keeps its connection for KEEP_ALIVE seconds after each poll, so with a long `interval` (s) it holds
+    one only for a part of the time. Streams are opened once: their handshakes are not counted.
+    """
+    one = rate * 0 + 1.0
+    if model == SHORT:
+        return Work(1 / interval * one, rate, np.minimum(1.0, KEEP_ALIVE / interval) * one, upstream)
+    if model == LONG:
+        return Work(long_polling_request_rate(rate, rtt, hold), rate, one, upstream)
+    return Work(rate * 0, rate, one, upstream)
+
+
+def interval_for(budget: Number, transit: float) -> Number:
+    """(F - d)/0.95: the longest interval (s) that keeps 95 % of the updates within the budget F (s)."""
+    return (budget - transit) / 0.95
+
+
+def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOLD) -> Any:
+    """Whether 95 % of a model's updates can be no later than `budget` (s).
+
+    A stream needs one transit; a long poll one to three, by its law; a poll an interval, and that no less than
+    the round trip, because a client does not ask before it is answered.
+    """
+    transit = rtt / 2
+    if model == SHORT:
+        return interval_for(budget, transit) >= max(rtt, 1e-9)
+    if model == LONG:
+        return budget >= long_polling_delay_quantile(0.95, rate, rtt, hold, transit)
+    return budget >= transit
+
+
+# Where one choice becomes another. All amounts are prices of units, in any one currency: money, CPU seconds, bytes.
+
+
+def poll_or_push(request: float, poll_delivery: float, push_delivery: float, kept: float = 0.0) -> float:
+    """λT at which a poll costs what pushing costs: (a + T·kept)/(b - b'); above it the poll is cheaper.
+
+    A poll (a) brings all that came in its interval, each update at b'; a push pays b for every one. `kept` is T times
+    what holding the poll's connection costs more per second than holding the push's; infinite if b <= b'.
+    """
+    if push_delivery <= poll_delivery:
+        return math.inf
+    return max(0.0, (request + kept) / (push_delivery - poll_delivery))
+
+
+def long_poll_or_push(request: float, poll_delivery: float, push_delivery: float, *, rtt: float, hold: float = HOLD,
+                      kept: float = 0.0) -> float:  # fmt: skip
+    """λ·RTT above which long polling is cheaper than pushing, because a request then brings several updates.
+
+    The root of a R(λ) + b'λ + kept = bλ, R the law of the requests; `kept` is what holding costs more per second.
+    Infinite if b <= b', or if there is none below a million updates per round trip.
+    """
+
+    def dearer(x: float) -> float:
+        rate = x / rtt
+        return request * long_polling_request_rate(rate, rtt, hold) + kept - (push_delivery - poll_delivery) * rate
+
+    return crossing(dearer, 1e-3, 1e6) if push_delivery > poll_delivery else math.inf
+
+
+def stream_or_socket(delivery: float, message: float, socket_delivery: float, socket_message: float,
+                     kept: float = 0.0) -> float:  # fmt: skip
+    """The messages up per update at which SSE and WebSocket cost the same; above it the WebSocket is cheaper.
+
+    (b_ws - b_sse + kept)/(m_sse - m_ws), where m_sse is a request, and `kept` what holding the WebSocket costs more,
+    per update. 0 if it is cheaper even for clients that never say a word; infinite if no talking makes it so.
+    """
+    if message <= socket_message:
+        return math.inf
+    return max(0.0, (socket_delivery - delivery + kept) / (message - socket_message))
+
+
+def notify_or_inline(request: float, wanted: float, inflation: float = 4 / 3) -> float:
+    """The size (bytes) from which on it is fewer bytes to announce a file than to send it along: w r/(i - w).
+
+    Inline everybody is sent i bytes for one of the file (base64: 4/3); announced, a share w of the clients makes a
+    request that costs r bytes, headers both ways, and is sent the file as it is. Infinite if w >= i.
+    """
+    return wanted * request / (inflation - wanted) if wanted < inflation else math.inf
+
+
+def crossing(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that is positive at `low` has become negative, found by halving on a logarithmic scale.
+
+    0 if it is not positive at `low`, infinite if it still is at `high`.
+    """
+    if function(low) <= 0:
+        return 0.0
+    if function(high) > 0:
+        return math.inf
+    while high / low > 1 + 1e-12:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return low
