@@ -6,17 +6,26 @@ A check never raises for a wrong answer, so that a notebook with open exercises 
 have a module of their own; `verdict` and `overload` hold what they share.
 """
 
-from lab.checks.long_polling import long_polling_client, quiet_requests
+from lab.checks.long_polling import (
+    Archive,
+    answers_from_a_cursor,
+    holds_without_a_hole,
+    long_polling_client,
+    quiet_requests,
+)
 from lab.checks.short_polling import jittered, longest_interval, polling_client
 from lab.checks.start_here import count_faults, delays_from_plan
 from lab.checks.verdict import Verdict
 from lab.checks.websocket import client_frame, websocket_client
 
 __all__ = [
+    "Archive",
     "Verdict",
+    "answers_from_a_cursor",
     "client_frame",
     "count_faults",
     "delays_from_plan",
+    "holds_without_a_hole",
     "jittered",
     "long_polling_client",
     "longest_interval",
