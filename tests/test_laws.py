@@ -75,12 +75,14 @@ async def after_answer(url: str, log: ClientLog, interval: float) -> None:
             await asyncio.sleep(interval)
 
 
-async def long_poll(url: str, log: ClientLog, wait: float = 30.0) -> None:
-    """Ask, be held, ask again at once."""
+async def long_poll(url: str, log: ClientLog, wait: float = 30.0, pause: float = 0.0) -> None:
+    """Ask, be held, ask again at once, or after a pause drawn from (0, `pause`)."""
     cursor = log.cursor
     async with httpx.AsyncClient(**HTTP) as http:
         while True:
             cursor = await ask(http, url, log, cursor, wait=wait)
+            if pause:
+                await asyncio.sleep(log.rng.uniform(0, pause))
 
 
 async def listen(url: str, log: ClientLog) -> None:
@@ -176,20 +178,28 @@ def test_versions_skipped_by_a_poll_for_the_latest_state(x: float) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 1.0])
-def test_freshness_of_a_polled_copy(rate: float) -> None:
-    """The copy equals the original for e^-λd (1 - e^-x)/x of the time."""
+def test_how_fresh_and_how_old_a_polled_copy_is(rate: float) -> None:
+    """The copy is T/2 + d old, the original for e^-λd (1 - e^-x)/x of the time, else out of date for so long."""
     interval, seconds = 5.0, 2000.0
     run = polled(rate, interval, seconds)
     published = np.array([publication.at for publication in run.published])
     copies = [(request.end, request.start + D) for request in run.all_requests]  # in hand, as the server was then
-    fresh = list[float]()
+    fresh, stale, ages = list[float](), list[float](), list[float]()
     for (got, looked), (replaced, _) in itertools.pairwise(copies):
         later = published[published > looked]
-        outdated = later[0] if len(later) else math.inf
+        outdated = max(got, later[0]) if len(later) else math.inf
         if got >= 0 and replaced <= seconds:
-            fresh.append(max(0.0, min(replaced, outdated) - got) / (replaced - got))
-    law = theory.polling_fresh_share(rate, interval, D)
-    assert np.mean(fresh) == pytest.approx(law, abs=4 * float(np.std(fresh)) / math.sqrt(len(fresh)))
+            fresh.append((min(replaced, outdated) - got) / (replaced - got))
+            since = later[0] if outdated < replaced else replaced  # the mean of a line that begins at outdated - since
+            old = (outdated - since + replaced - since) / 2 if outdated < replaced else 0.0
+            stale.append(old * (1 - fresh[-1]))
+            ages.append((got + replaced) / 2 - looked)
+    assert np.allclose(ages, theory.polling_copy_age(interval, D), rtol=0, atol=EXACT)
+    for measured, law in (
+        (fresh, theory.polling_fresh_share(rate, interval, D)),
+        (stale, theory.polling_staleness(rate, interval, D)),
+    ):
+        assert np.mean(measured) == pytest.approx(law, abs=4 * float(np.std(measured)) / math.sqrt(len(measured)))
 
 
 def test_the_price_of_jitter() -> None:
@@ -211,12 +221,9 @@ def test_aliasing_leaves_only_a_few_delays(every: float, phase: float) -> None:
     client = functools.partial(on_grid, interval=interval)
     run = virtual(short_polling.create_app, client, Schedule.periodic(every, 200, phase=phase))
     looked = run.requests_between(interval, 200)[0].start + D  # when the server looks, a point of its grid
-    possible = theory.aliased_delays(interval, every, phase=0.0)
-    offset = (phase - looked) % interval
-    waits = np.unique(np.round((-(offset + every * np.arange(40))) % interval, 6))
-    assert len(waits) == len(possible)
-    assert set(np.round(run.delays - D, 6)) <= set(waits)
-    assert len(set(np.round(run.delays, 6))) == len(possible)
+    possible = theory.aliased_delays(interval, every, phase=round(phase - looked, 9), transit=D)
+    assert len(possible) == {10.0: 1, 7.5: 2, 4.0: 5}[every]
+    assert np.allclose(np.unique(np.round(run.delays, 6)), possible, rtol=0, atol=1e-6)
 
 
 # ── long polling ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,6 +289,27 @@ def test_the_limits_of_long_polling() -> None:
     """The law of the request rate has the two limits that it should: 1/(G + H) without news, 1/G in a flood."""
     assert theory.long_polling_request_rate(1e-9, 0.1, 5.0) == pytest.approx(1 / 5.1)
     assert theory.long_polling_request_rate(1e3, 0.1, 5.0) == pytest.approx(1 / 0.1)
+    assert theory.long_polling_request_rate(1e3, 0.1, 5.0, pause=1.0) == pytest.approx(1 / 0.6, rel=1e-3)
+
+
+def batch_error(values: Any, size: int = 20) -> float:
+    """The standard error of a mean of values of which neighbours are not independent: that of batches of `size`."""
+    batches = [float(np.mean(values[at : at + size])) for at in range(0, len(values) - size + 1, size)]
+    return float(np.std(batches)) / math.sqrt(len(batches))
+
+
+@pytest.mark.parametrize(("rate", "pause"), [(1.0, 0.0), (10.0, 0.0), (1.0, 1.0), (5.0, 0.5)])
+def test_the_mean_delay_of_long_polling_and_the_price_of_a_pause(rate: float, pause: float) -> None:
+    """The mean delay is d + r E[g²]/2, and a pause before asking makes fewer requests, as the law says."""
+    hold, transit, seconds = 5.0, 0.05, (1500 if pause else 600) / rate
+    client = functools.partial(long_poll, wait=hold, pause=pause)
+    run = virtual(patient, client, Schedule.poisson(rate, seconds, seed=7), delay=transit)
+    law = theory.long_polling_mean_delay(rate, transit, hold, pause)
+    assert run.lost == run.duplicated == 0
+    assert run.mean_delay == pytest.approx(law, abs=4 * batch_error(run.delays))
+    periods = np.diff([request.start for request in run.requests_between(0, seconds)])
+    mean = 1 / theory.long_polling_request_rate(rate, 2 * transit, hold, pause)
+    assert periods.mean() == pytest.approx(mean, abs=4 * float(np.std(periods)) / math.sqrt(len(periods)))
 
 
 # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────────
