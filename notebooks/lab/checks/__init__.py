@@ -6,6 +6,7 @@ A check never raises for a wrong answer, so that a notebook with open exercises 
 have a module of their own; `verdict` and `overload` hold what they share.
 """
 
+from lab.checks.file_updates import crossover, mirror
 from lab.checks.long_polling import (
     Archive,
     answers_from_a_cursor,
@@ -24,11 +25,13 @@ __all__ = [
     "answers_from_a_cursor",
     "client_frame",
     "count_faults",
+    "crossover",
     "delays_from_plan",
     "holds_without_a_hole",
     "jittered",
     "long_polling_client",
     "longest_interval",
+    "mirror",
     "polling_client",
     "quiet_requests",
     "websocket_client",
