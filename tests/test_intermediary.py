@@ -1,0 +1,177 @@
+"""nginx as a plain process, and its imitation: what either does to an event stream, and that nothing of them stays."""
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lab import nginx
+from lab.intermediary import intermediary
+from servers.background import serve
+from servers.feed import Feed
+from servers.service import Service
+from servers.sse import create_app
+from tests.support import PATIENCE, Events, on_a_loop, until
+
+COLLECTS = "gzip on; gzip_types text/event-stream; "
+DEAF = "proxy_ignore_headers X-Accel-Buffering; "
+
+needs_nginx = pytest.mark.skipif(not nginx.installed(), reason="needs nginx: apt-get install nginx")
+both = pytest.mark.parametrize("imitate", [pytest.param(False, marks=needs_nginx), True], ids=["nginx", "imitation"])
+
+
+@contextlib.contextmanager
+def served(heartbeat: float = 15.0) -> Iterator[tuple[Service, str]]:
+    app = create_app(Feed(), heartbeat=heartbeat)
+    with serve(app) as server:
+        yield app, server.url
+
+
+@contextlib.asynccontextmanager
+async def stream(url: str, encoding: str = "gzip") -> AsyncIterator[httpx.Response]:
+    timeout = httpx.Timeout(PATIENCE, read=None)
+    async with (
+        httpx.AsyncClient(trust_env=False, verify=False, timeout=timeout) as http,
+        http.stream("GET", f"{url}/events", headers={"Accept-Encoding": encoding}) as response,
+    ):
+        yield response
+
+
+@needs_nginx
+def test_nginx_answers_as_soon_as_it_is_made_and_leaves_nothing_behind() -> None:
+    """The port is its own from the first moment; after the stop, process, port and files are gone."""
+    with nginx.Nginx('location / { return 200 "hello"; }') as server:
+        folder = Path(server._files.name)
+        assert (folder / "nginx.conf").exists()
+        assert httpx.get(server.url, trust_env=False).text == "hello"
+        assert "running" in repr(server)
+    assert "stopped" in repr(server)
+    server.stop()
+    assert not folder.exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url, trust_env=False)
+
+
+@needs_nginx
+def test_an_nginx_that_does_not_start_says_why() -> None:
+    """A mistake in the directives comes as an exception with nginx's own words."""
+    with pytest.raises(nginx.NginxError, match='unknown directive "nonsense"'):
+        nginx.Nginx("nonsense;")
+
+
+def test_a_missing_nginx_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for a real one where there is none is told; who asks for any gets the imitation."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(nginx, "SYSTEM_FOLDERS", "")
+    with pytest.raises(nginx.NginxError, match="not installed"):
+        nginx.Nginx("")
+    with served() as (_, url), intermediary(url) as between:
+        assert between.name == "imitation"
+        assert httpx.get(f"{between.url}/healthz", trust_env=False).status_code == 200
+
+
+@needs_nginx
+def test_a_real_intermediary_says_its_version() -> None:
+    """Where nginx is installed, it is nginx, and the name says which."""
+    with served() as (_, url), intermediary(url) as between:
+        assert between.name.startswith("nginx/")
+        said = subprocess.run([nginx.installed() or "", "-v"], capture_output=True, text=True, check=True).stderr
+        assert between.name in said
+
+
+def test_the_imitation_refuses_what_it_does_not_know() -> None:
+    """A directive without effect would show something false."""
+    with (
+        pytest.raises(ValueError, match="does not know 'proxy_cache on'"),
+        intermediary("http://127.0.0.1:1", "gzip on; proxy_cache on;", imitate=True),
+    ):
+        pass
+
+
+@both
+@on_a_loop
+async def test_a_silent_stream_is_cut_and_a_heartbeat_keeps_it(imitate: bool) -> None:
+    """After proxy_read_timeout without a byte the body is broken off; with a byte in time it goes on."""
+    with served() as (_, url), intermediary(url, "proxy_read_timeout 1s;", imitate=imitate) as between:
+        async with asyncio.timeout(PATIENCE), stream(between.url) as response:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await response.aread()
+    with (
+        served(heartbeat=0.1) as (_, url),
+        intermediary(url, "proxy_read_timeout 1s;", imitate=imitate) as between,
+    ):
+        async with stream(between.url) as response:
+            events = Events(response)
+            for _ in range(15):  # more than a second's worth
+                await events.block()
+
+
+@both
+@pytest.mark.parametrize(
+    "directives",
+    [
+        pytest.param("", id="default"),
+        pytest.param(DEAF, id="header ignored"),
+        pytest.param(COLLECTS, id="header heeded"),
+        pytest.param(COLLECTS + DEAF + "proxy_buffering off;", id="buffering off"),
+    ],
+)
+@on_a_loop
+async def test_small_events_pass_at_once(imitate: bool, directives: str) -> None:
+    """The default does not hold them back, whatever is said of it; a compressor that was told to flush neither."""
+    with served() as (app, url), intermediary(url, directives, imitate=imitate) as between:
+        await each_comes_before_the_next(app.feed, between.url, "gzip")
+
+
+@needs_nginx
+@on_a_loop
+async def test_nginx_does_not_compress_for_a_client_that_accepts_no_gzip() -> None:
+    """The client's own cure: Accept-Encoding: identity, which the course's robust client sends."""
+    with served() as (app, url), intermediary(url, COLLECTS + DEAF) as between:
+        await each_comes_before_the_next(app.feed, between.url, "identity")
+
+
+async def each_comes_before_the_next(feed: Feed, url: str, encoding: str) -> None:
+    async with asyncio.timeout(PATIENCE), stream(url, encoding) as response:
+        seen = b""
+        chunks = response.aiter_bytes()
+        for number in range(3):
+            feed.publish(f"file-{number}")
+            while f"file-{number}".encode() not in seen:
+                seen += await anext(chunks)
+
+
+@both
+@on_a_loop
+async def test_a_compressor_holds_everything_back_until_the_end(imitate: bool) -> None:
+    """With gzip and no word from the server nothing comes, not even the head; at the end of the stream, all of it."""
+    with served() as (app, url), intermediary(url, COLLECTS + DEAF, imitate=imitate) as between:
+
+        async def read() -> bytes:
+            async with stream(between.url) as response:
+                return await response.aread()
+
+        reading = asyncio.create_task(read())
+        await until(lambda: app.traffic.held)
+        for number in range(3):
+            app.feed.publish(f"file-{number}")
+        await until(lambda: app.traffic.delivered == 3)
+        await asyncio.wait({reading}, timeout=0.5)
+        assert not reading.done()
+        app.closing.close()
+        async with asyncio.timeout(PATIENCE):
+            assert (await reading).count(b"event: update") == 3
+
+
+@both
+@on_a_loop
+async def test_a_client_that_leaves_is_gone_for_the_server_too(imitate: bool) -> None:
+    """The server's slot is free although its own connection is with the intermediary."""
+    with served() as (app, url), intermediary(url, imitate=imitate) as between:
+        async with stream(between.url):
+            await until(lambda: app.traffic.held == 1)
+        await until(lambda: app.traffic.held == 0)
