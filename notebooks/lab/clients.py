@@ -367,12 +367,16 @@ class _Follower:
             raise self.gave_up(error) from error
 
     def gave_up(self, error: BaseException) -> GaveUp:
-        cause = self.cause or error
-        if isinstance(cause, httpx.ConnectError):  # says "All connection attempts failed"; the innermost cause says why
-            while cause.__cause__:
-                cause = cause.__cause__
-        why = f"{type(cause).__name__}: {cause}".removesuffix(": ")
-        return GaveUp(f"no answer from {self.url} for {self.retry.give_up_after:g} s ({why})")
+        cause = named(self.cause or error)
+        return GaveUp(f"no answer from {self.url} for {self.retry.give_up_after:g} s ({cause})")
+
+
+def named(error: BaseException) -> str:
+    """What kind of failure it was, and what it says."""
+    if isinstance(error, httpx.ConnectError):  # says "All connection attempts failed"; the innermost cause says why
+        while inner := error.__cause__ or error.__context__:
+            error = inner
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _check_positive(**seconds: float | None) -> None:
@@ -470,7 +474,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse, but a mistake gets one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {_printable(message)}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 def _seconds(text: str) -> float:
@@ -509,10 +513,11 @@ def _line(news: News) -> str:
         what = f"reset ({news.reason}): list again; it goes on from {news.cursor}"
     else:
         what = f"{1000 * (now - news.published):9.1f} ms  #{news.seq}  {news.change:8}  {news.path}"
-    return f"{datetime.fromtimestamp(now):%H:%M:%S.%f}"[:-3] + "  " + _printable(what)
+    return f"{datetime.fromtimestamp(now):%H:%M:%S.%f}"[:-3] + "  " + printable(what)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text, with escapes for what a terminal would obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -528,7 +533,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # what read our lines has seen enough; the interpreter's last flush must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ClientError, ValueError) as error:
-        print(f"python -m lab.clients: {_printable(str(error))}", file=sys.stderr)
+        print(f"python -m lab.clients: {printable(str(error))}", file=sys.stderr)
         return 2
     return 0
 
