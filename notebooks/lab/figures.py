@@ -125,9 +125,11 @@ def show(figure: Figure, alt: str | None = None) -> None:
     _display({"text/html": f'<p style="{HIDDEN}">Figure: {html.escape(text)}</p>', "text/plain": ""}, raw=True)
 
 
-def blank(title: str, xlabel: str, ylabel: str, *, height: float = 4.0, alt: str = "") -> tuple[Picture, Axes]:
-    """An empty picture in the course's look, and its axes, for a figure of one's own."""
-    picture, axes = _panel(height, title)
+def blank(
+    title: str, xlabel: str, ylabel: str, *, height: float = 4.0, alt: str = "", tag: str = ""
+) -> tuple[Picture, Axes]:
+    """An empty picture in the course's look, and its axes, for a figure of one's own; `tag` is LIVE or VIRTUAL."""
+    picture, axes = _panel(height, title, tag)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     picture.alt = alt
     return picture, axes
