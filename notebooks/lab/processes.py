@@ -220,7 +220,7 @@ async def measure(model: str, *, seconds: float = 1.0, counts: Sequence[int] = C
             extra = await windows(name, twice, rate=100, seconds=seconds)
         case "long polling":
             per = "requests"
-            ramp = await windows(name, counts, rate=10, seconds=seconds)
+            ramp = await windows(name, counts, rate=15, seconds=seconds)
             extra = []
         case "WebSocket":
             per = "deliveries"

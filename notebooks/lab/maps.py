@@ -1,0 +1,258 @@
+"""The figures of the decision: what a server's costs are the slopes of, where two costs cross, and who wins where.
+
+Measured ─▶ slopes │ costs over one number ─▶ flip │ Decision over two numbers ─▶ decision_map ─▶ Picture
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lab.decision import Decision, Requirements
+from lab.figures import GREY, INK, WIDTH, Picture, blank, style
+from lab.processes import Measured
+from lab.theory import MODELS, SHORT, Prices, Units, interval_for
+
+HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
+COLUMNS = 120  # of a map
+
+
+def slopes(measured: Sequence[Measured]) -> Picture:
+    """CPU time over work, and memory over connections: a point for each window, and the line whose slope is the cost.
+
+    Memory is drawn without the server's own, which is the line's intercept.
+    """
+    picture = Picture(figsize=(WIDTH, 4.4), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    labels: dict[Axes, list[tuple[float, float, str, str]]] = {left: [], right: []}
+    for each in measured:
+        look = style(each.model)
+        work = np.array([getattr(w, each.per) / w.seconds for w in each.ramp])
+        cpu = np.array([1000 * w.cpu / w.seconds for w in each.ramp])
+        dots: dict[str, Any] = {"marker": look.marker, "color": look.color, "markersize": look.size, "linestyle": ""}
+        left.plot(work, cpu, **dots)
+        left.plot(work, 1000 * (each.cpu.intercept + each.cpu.slope * work), color=look.color, linestyle=look.line)
+        one = "request" if each.per == "requests" else "delivery"
+        labels[left].append((cpu.max(), work.max(), f"{each.model}\n{1e6 * each.cpu.slope:.0f} µs a {one}", look.color))
+        used = [w for w in each.ramp if w.connections]
+        held = np.array([0, *(w.connections for w in used)])
+        mib = np.array([w.memory - each.memory.intercept for w in used]) / 2**20
+        right.plot(held[1:], mib, **dots)
+        right.plot(held, each.memory.slope * held / 2**20, color=look.color, linestyle=look.line)
+        labels[right].append((mib[-1], held[-1], f"{each.model}\n{each.memory.slope / 1024:.0f} KiB each", look.color))
+    left.set(xlabel="requests or deliveries per second", ylabel="CPU time (ms per second)")
+    right.set(xlabel="connections", ylabel="memory above the idle server's (MiB)")
+    for axes in (left, right):
+        axes.margins(x=0.04)
+        axes.set_xlim(right=1.55 * axes.get_xlim()[1])
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        _name_lines(axes, labels[axes])
+    dearest = max(measured, key=lambda each: each.memory.slope)
+    busy = "; machine too busy to be believed" if any(each.busy for each in measured) else ""
+    _headline(picture, f"A cost is a slope: {dearest.model} holds most memory, polls take most CPU", f"LIVE{busy}")
+    picture.alt = (
+        "CPU time per second against work per second, and memory against connections, a line each. "
+        + " ".join(
+            f"{each.model}: {1e6 * each.cpu.slope:.0f} µs of CPU for each of its {each.per}, "
+            f"{each.memory.slope / 1024:.0f} KiB a connection."
+            for each in measured
+        )
+    )
+    return picture
+
+
+def flip(
+    title: str,
+    xlabel: str,
+    curves: Mapping[str, Callable[[NDArray[np.float64]], Any]],
+    at: float,
+    counted: Mapping[str, Mapping[float, float]],
+    *,
+    ylabel: str = "price per client and second",
+) -> Picture:
+    """Two or more costs over one number, their crossing, and what VIRTUAL runs came to on both sides of it.
+
+    `curves` are laws by the model's name, functions of the number; `counted` has a cost at each number that was run.
+    """
+    points = sorted({x for runs in counted.values() for x in runs})
+    axis = np.geomspace(points[0] / 1.6, points[-1] * 1.6, 200)
+    found = "; ".join(f"{name} {counted[name][points[0]]:.3g} then {counted[name][points[-1]]:.3g}" for name in counted)
+    alt = f"{ylabel} against {xlabel}; the curves cross at {at:.3g}. VIRTUAL, below and above: {found}."
+    picture, axes = blank(title, xlabel, ylabel, height=3.4, alt=alt)
+    for name, law in curves.items():
+        look = style(name.partition(",")[0])
+        axes.loglog(axis, law(axis), color=look.color, linestyle=look.line, label=name)
+        runs = counted.get(name, {})
+        axes.plot(list(runs), list(runs.values()), look.marker, color=look.color, markersize=look.size + 2)
+    axes.axvline(at, color=GREY, linewidth=1.2)
+    axes.annotate(f" {at:.3g}", (at, 0.03), xycoords=("data", "axes fraction"), color=INK, weight="bold")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.legend(loc="best", title="law (lines), VIRTUAL (points)", title_fontsize=9, fontsize=10.5)
+    return picture
+
+
+def decision_map(
+    panels: Mapping[str, Requirements],
+    units: Mapping[str, Units],
+    prices: Prices,
+    *,
+    title: str = "",
+    rates: tuple[float, float] = (1e-3, 100.0),
+    budgets: tuple[float, float] = (0.01, 600.0),
+) -> Picture:
+    """Who is the cheapest that is fresh enough, over updates per second and freshness budget; a map for each panel.
+
+    In each column the boundaries are computed by halving, not read off a grid. What a panel's requirements say of
+    rate and budget does not matter; where nothing is fresh enough the map is white.
+    """
+    picture = Picture(figsize=(WIDTH, 4.9), layout="constrained")
+    all_axes = picture.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    shares: dict[str, dict[str, float]] = {}
+    for axes, (name, requirements) in zip(all_axes, panels.items(), strict=True):
+        shares[name] = _draw_map(axes, Decision(requirements, units, prices), rates, budgets)
+        axes.set_title(name, size=11, loc="left", weight="bold")
+    all_axes[len(panels) // 2].set_xlabel("updates per second, λ")
+    all_axes[0].set_ylabel("freshness budget: 95 % of the updates within (s)")
+    _headline(picture, title or "The answer depends on how often, how fresh, and who talks", "computed")
+    picture.alt = "The cheapest model that is fresh enough, over updates per second and freshness budget. " + " ".join(
+        f"{name}: " + ", ".join(f"{model} on {area:.0%} of the map" for model, area in share.items()) + "."
+        for name, share in shares.items()
+    )
+    return picture
+
+
+def boundaries(decision: Decision, rate: float, budgets: tuple[float, float]) -> list[tuple[float, str | None]]:
+    """From the tightest budget up, at this rate: (the budget from which on it is the choice, the model), ascending."""
+    low, high = budgets
+    steps = np.geomspace(low, high, 30)
+    found: list[tuple[float, str | None]] = [(low, _choice(decision, rate, low))]
+    for below, above in itertools.pairwise(steps):
+        here, there = found[-1][1], _choice(decision, rate, above)
+        a, b = float(below), float(above)
+        while here != there and b / a > 1 + 1e-6:
+            middle = math.sqrt(a * b)
+            a, b = (middle, b) if _choice(decision, rate, middle) == here else (a, middle)
+        if here != there:
+            found.append((b, _choice(decision, rate, b)))
+    return found
+
+
+def _choice(decision: Decision, rate: float, budget: float) -> str | None:
+    r = decision.requirements
+    if budget < r.rtt / 2:
+        return None
+    return replace(decision, requirements=replace(r, rate=rate, budget=budget)).model
+
+
+def _draw_map(
+    axes: Axes, decision: Decision, rates: tuple[float, float], budgets: tuple[float, float]
+) -> dict[str, float]:
+    """Fill the regions, draw and name their boundaries; return the share of the map of each model."""
+    columns = np.geomspace(*rates, COLUMNS)
+    stacks = [boundaries(decision, float(rate), budgets) for rate in columns]
+    low, high = budgets
+    area: dict[str, float] = {}
+    for model in MODELS:
+        spans = np.full((COLUMNS, 2), np.nan)
+        for n, stack in enumerate(stacks):
+            for (start, who), (end, _) in zip(stack, [*stack[1:], (high, None)], strict=True):
+                if who == model:
+                    spans[n] = start, end
+        there = ~np.isnan(spans[:, 0])
+        if not there.any():
+            continue
+        look = style(model)
+        fill: dict[str, Any] = {"facecolor": look.color, "alpha": 0.3, "linewidth": 0}
+        axes.fill_between(columns, spans[:, 0], spans[:, 1], where=there, interpolate=False, **fill)
+        axes.fill_between(
+            columns, spans[:, 0], spans[:, 1], where=there, facecolor="none", edgecolor=look.color,
+            hatch=HATCHES[model], linewidth=0, alpha=0.55,
+        )  # fmt: skip
+        axes.plot(columns, np.where(spans[:, 0] > low, spans[:, 0], np.nan), color=INK, linewidth=1.5)
+        _draw_sides(axes, decision, model, columns, spans)
+        heights = np.log(spans[:, 1] / spans[:, 0])
+        area[model] = float(np.nansum(heights) / (COLUMNS * math.log(high / low)))
+        if area[model] > 0.02:
+            _name_region(axes, model, columns, spans, heights)
+        if model == SHORT:
+            _name_boundary(axes, decision, columns, spans[:, 0])
+    axes.set(xscale="log", yscale="log", xlim=rates, ylim=budgets)
+    axes.axhline(decision.requirements.rtt / 2, color=INK, linewidth=1.2, linestyle=":")
+    axes.annotate(
+        "one transit", (rates[0], decision.requirements.rtt / 2), xytext=(3, -11), textcoords="offset points", size=9
+    )
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.tick_params(labelsize=9)
+    return area
+
+
+def _draw_sides(
+    axes: Axes, decision: Decision, model: str, columns: NDArray[np.float64], spans: NDArray[np.float64]
+) -> None:
+    """Where a region ends to the right because another stream takes over, at a rate found by halving."""
+    for n, (start, end) in enumerate(spans[:-1]):
+        budget = math.sqrt(start * end)
+        if start == start and spans[n + 1][0] != spans[n + 1][0]:  # it is in this column, and not in the next
+            a, b = float(columns[n]), float(columns[n + 1])
+            while b / a > 1 + 1e-6:
+                middle = math.sqrt(a * b)
+                a, b = (middle, b) if _choice(decision, middle, budget) == model else (a, middle)
+            axes.vlines(b, start, end, color=INK, linewidth=1.5)
+            if model != SHORT:
+                axes.annotate(
+                    f"λ = {b:.2g} ", (b, start), xytext=(0, 6), textcoords="offset points", ha="right", size=9
+                )
+
+
+def _name_boundary(axes: Axes, decision: Decision, columns: NDArray[np.float64], budget: NDArray[np.float64]) -> None:
+    """What polling's boundary says in the middle of its slope: updates an interval, or the interval if it is flat."""
+    n = int(np.abs(columns - 1.0).argmin())
+    if not budget[n] > 0:
+        n = int(np.flatnonzero(budget > 0)[0])
+    interval = float(interval_for(float(budget[n]), decision.requirements.rtt / 2))
+    x = float(columns[n])
+    text = f" λT = {x * interval:.2g}" if x > 0.1 else f" T = {interval:.0f} s"
+    axes.plot(x, budget[n], "o", color=INK, markersize=5)
+    place = (3, 5) if x > 0.1 else (3, -13)
+    axes.annotate(text, (x, budget[n]), xytext=place, textcoords="offset points", size=9.5, weight="bold")
+
+
+def _name_region(
+    axes: Axes, model: str, columns: NDArray[np.float64], spans: NDArray[np.float64], heights: NDArray[np.float64]
+) -> None:
+    weights = np.nan_to_num(heights)
+    x = math.exp(float((np.log(columns) * weights).sum() / weights.sum()))
+    x = max(x, float(columns[len(columns) // 6]))  # a name has a width
+    nearest = int(np.abs(columns - x).argmin())
+    if not weights[nearest]:
+        nearest = int(weights.argmax())
+    y = math.sqrt(float(spans[nearest, 0] * spans[nearest, 1]))
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.9}
+    name = model.replace(" ", "\n").replace("bS", "b-\nS")
+    axes.text(
+        float(columns[nearest]), y, name, color=style(model).color, ha="center", va="center", size=11, weight="bold",
+        bbox=box,
+    )  # fmt: skip
+
+
+def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
+    """Beside the lines' ends, from the top down, and never closer than two lines of text."""
+    height, width = (float(np.ptp(axis)) for axis in (axes.get_ylim(), axes.get_xlim()))
+    placed: list[tuple[float, float]] = []
+    for y, x, text, color in sorted(labels, reverse=True):
+        beside = [other for at, other in placed if abs(at - x) < 0.3 * width]
+        placed.append((x, min([y, *(other - 0.1 * height for other in beside)])))
+        offset: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate(text, placed[-1], color=color, size=9.5, va="center", **offset)
+
+
+def _headline(picture: Figure, text: str, tag: str) -> None:
+    picture.suptitle(text, x=0.008, ha="left", size=14, weight="bold")
+    picture.text(0.992, 0.995, tag, ha="right", va="top", size=9, color=GREY)
