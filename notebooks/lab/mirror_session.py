@@ -193,21 +193,8 @@ class Session:
             await self.list()
 
     async def list(self) -> None:
-        """Get the listing and plan what it takes; again until there is an answer, or until it is time to give up."""
-        begun, failures = _now(), 0
-        while True:
-            try:
-                with self.request():
-                    response = await self.http.get(self.settings.files_url, headers=self.settings.headers)
-                if response.status_code != 200:
-                    raise refusal(response.status_code, response.headers, response.content)
-                break
-            except (Unavailable, httpx.RequestError) as error:
-                pause = self.pause(error, failures)
-                if self.is_over(begun, pause):
-                    raise self.gave_up(f"no listing from {self.settings.files_url}", error) from error
-                await asyncio.sleep(pause)
-                failures += 1
+        """Get the listing, and plan what it takes."""
+        response = await self.listing()
         self.well()
         cursor, listed = _listing(response)
         files = {path: version for path, size, sha256 in listed if (version := self.version(path, size, sha256))}
@@ -219,6 +206,25 @@ class Session:
         self.check_state()
         if first:
             self.show_bar()
+
+    async def listing(self) -> httpx.Response:
+        """Ask for the listing until there is an answer, or until it is time to give up."""
+        failures, cause = 0, None
+        try:
+            async with asyncio.timeout(self.retry.give_up_after):
+                while True:
+                    try:
+                        with self.request():
+                            response = await self.http.get(self.settings.files_url, headers=self.settings.headers)
+                        if response.status_code == 200:
+                            return response
+                        raise refusal(response.status_code, response.headers, response.content)
+                    except (Unavailable, httpx.RequestError) as error:
+                        cause = error
+                    await asyncio.sleep(self.pause(cause, failures))
+                    failures += 1
+        except TimeoutError as error:
+            raise self.gave_up(f"no listing from {self.settings.files_url}", cause or error) from cause
 
     def plan(self) -> None:
         """Make a job of everything that differs, and of what is being changed just now."""
@@ -255,7 +261,7 @@ class Session:
 
     def refuse(self, path: str, error: UnsafePath) -> None:
         self.counters.refused += 1
-        log.warning("refused %r: %s", path, error)
+        self.report(path, "refused %r: %s", path, error)
 
     # Jobs
 
@@ -324,8 +330,9 @@ class Session:
         """Try again, unless it is time to give up."""
         pause = self.pause(error, job.failures)
         self.counters.refetched += not isinstance(error, OSError)
-        job.begun = job.begun or _now()
-        if self.once and self.is_over(job.begun, pause):
+        now, limit = asyncio.get_running_loop().time(), self.retry.give_up_after
+        job.begun = job.begun or now
+        if self.once and limit is not None and now + pause > job.begun + limit:
             return self.gave_up(f"{path!r} cannot be had", error)
         self.try_again(path, job, pause)
         return None
@@ -453,10 +460,6 @@ class Session:
         else:
             self.faults.pop("/", None)
 
-    def is_over(self, begun: float, pause: float) -> bool:
-        limit = self.retry.give_up_after
-        return limit is not None and _now() + pause - begun > limit
-
     def gave_up(self, what: str, error: Exception) -> GaveUp:
         return GaveUp(f"{what}, for {self.retry.give_up_after:g} s ({named(error)})")
 
@@ -495,7 +498,3 @@ def _entry(file: Any) -> tuple[str, int | None, str | None]:
         case {"path": str(path), "size": int() | None as size, "sha256": str() | None as sha256}:
             return path, size, sha256
     raise BadAnswer('a file in a listing has "path", "size" and "sha256"')
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -1,0 +1,868 @@
+"""The mirror against the real service: what it applies, what it survives, what it refuses. In virtual time, mostly."""
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.answers import BadAnswer, BadStatus
+from lab.clients import GaveUp, Retry
+from lab.copy_tree import Copy, CopyError, UnsafePath, Version, check_name
+from lab.mirror import Applied, Mirror, main
+from lab.virtual import Link, Net, run_virtual
+from servers import file_updates
+from servers.background import serve
+from servers.feed import Feed
+from servers.sources import Tree
+from tests.support import PATIENCE, on_a_loop, until
+from tests.support_mirror import HEARTBEAT, Stage, contents, files, flipped, following, remove, served, truncated, write
+from tests.support_mirror import sha256 as sha
+
+D = 0.025  # s, one way
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an async test in virtual time; its parameter `net` is the network."""
+
+    @functools.wraps(test)
+    def run(**parameters: Any) -> None:
+        run_virtual(lambda net: test(net, **parameters), link=Link(delay=D), limit=600)
+
+    signature = inspect.signature(test)
+    others = [parameter for name, parameter in signature.parameters.items() if name != "net"]
+    run.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]  # what pytest reads
+    return run
+
+
+def a_mirror(copy: Path, url: str = Stage.url, **options: Any) -> Mirror:
+    """A mirror with short limits and a seed."""
+    limits: dict[str, Any] = {"heartbeat": HEARTBEAT, "timeout": 5.0, "retry": Retry(0.5, 4.0, rng=random.Random(1))}
+    return Mirror(url, copy, **(limits | options))
+
+
+@contextlib.asynccontextmanager
+async def followed(stage: Stage, mirror: Mirror) -> AsyncIterator[list[Applied]]:
+    """What a mirror applies, from the moment when it has caught up with what is there."""
+    applied: list[Applied] = []
+    task = asyncio.create_task(following(mirror, applied))
+    try:
+        await same(stage.directory, mirror.copy)
+        yield applied
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+
+async def same(directory: Path, copy: Path, seconds: float = 60) -> None:
+    """Return when both hold the same files, and stay so."""
+    async with asyncio.timeout(seconds):
+        while files(directory) != files(copy):  # noqa: ASYNC110  # virtual: it costs nothing
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)  # what is late would now undo it
+    assert files(directory) == files(copy)
+
+
+def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What mirrors have logged."""
+    return [record.getMessage() for record in caplog.records if record.name == "lab.mirror"]
+
+
+def three_files(directory: Path) -> None:
+    write(directory, "a.txt", "alpha")
+    write(directory, "reports/q3.csv", "1;2;3")
+    write(directory, "reports/old/q2.csv", "0;0;0")
+
+
+# What it applies
+
+
+@virtual
+async def test_sync_makes_an_identical_copy_and_does_nothing_the_second_time(net: Net, tmp_path: Path) -> None:
+    """`sync` fetches everything once; on a copy that is right already it only lists."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "dir", "100% ?#&;+/ü\n%20<script>.txt", "a name that must be encoded")
+    write(tmp_path / "dir", "empty", "")
+    async with served(tmp_path / "dir") as stage:
+        mirror = a_mirror(tmp_path / "copy")
+        applied = await mirror.sync()
+        assert contents(tmp_path / "copy") == contents(stage.directory)
+        assert {change.how for change in applied} == {"fetched"}
+        assert mirror.counters.fetched == len(applied) == 5
+        assert mirror.counters.bytes == sum(change.size or 0 for change in applied)
+        again = a_mirror(tmp_path / "copy")
+        assert await again.sync() == []
+        assert again.counters.fetched == again.counters.bytes == 0
+
+
+EDITS: dict[str, tuple[Callable[[Path], object], list[tuple[str, str, str]]]] = {
+    "create": (lambda top: write(top, "new/b", "beta"), [("new/b", "added", "fetched")]),
+    "modify": (lambda top: write(top, "a.txt", "alphabet"), [("a.txt", "modified", "fetched")]),
+    "modify, same size": (lambda top: write(top, "a.txt", "ALPHA"), [("a.txt", "modified", "fetched")]),
+    "delete": (lambda top: remove(top, "a.txt"), [("a.txt", "deleted", "removed")]),
+    "rename": (
+        lambda top: (top / "a.txt").rename(top / "z.txt"),
+        [("a.txt", "deleted", "removed"), ("z.txt", "added", "copied")],
+    ),
+    "rename a directory": (
+        lambda top: (top / "reports").rename(top / "archive"),
+        [
+            ("reports/old/q2.csv", "deleted", "removed"),
+            ("reports/q3.csv", "deleted", "removed"),
+            ("archive/old/q2.csv", "added", "copied"),
+            ("archive/q3.csv", "added", "copied"),
+        ],
+    ),
+    "copy": (lambda top: write(top, "twin", "alpha"), [("twin", "added", "copied")]),
+    "exchange two": (
+        lambda top: (write(top, "a.txt", "1;2;3"), write(top, "reports/q3.csv", "alpha")),
+        [("a.txt", "modified", "copied"), ("reports/q3.csv", "modified", "")],
+    ),
+    "a file becomes a directory": (
+        lambda top: write(remove(top, "a.txt"), "x/y", "below"),
+        [("a.txt", "deleted", "removed"), ("a.txt/x/y", "added", "fetched")],
+    ),
+    "a directory becomes a file": (
+        lambda top: remove(top, "reports").write_text("flat"),
+        [
+            ("reports/old/q2.csv", "deleted", "removed"),
+            ("reports/q3.csv", "deleted", "removed"),
+            ("reports", "added", "fetched"),
+        ],
+    ),
+    "delete a directory": (
+        lambda top: remove(top, "reports"),
+        [("reports/old/q2.csv", "deleted", "removed"), ("reports/q3.csv", "deleted", "removed")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@virtual
+async def test_every_kind_of_edit_is_followed(net: Net, tmp_path: Path, name: str) -> None:
+    """Each edit reaches the copy, a rename without a fetch, and no empty directory stays behind."""
+    edit, expected = EDITS[name]
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")) as applied:
+        applied.clear()
+        edit(stage.directory)
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        assert contents(tmp_path / "copy") == contents(stage.directory)
+        assert sorted((change.path, change.change) for change in applied) == sorted(e[:2] for e in expected)
+        how = {change.path: change.how for change in applied}
+        assert all(how[path] == expected_how for path, _, expected_how in expected if expected_how)
+
+
+@virtual
+async def test_an_update_is_applied_two_round_trips_after_it_was_published(net: Net, tmp_path: Path) -> None:
+    """Without jitter, on an open connection: one transit for the news and a round trip for the bytes."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy", jitter=0)) as applied:
+        write(stage.directory, "a.txt", "news")
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        (change,) = applied[-1:]
+        assert change.published is not None
+        assert change.applied - change.published == pytest.approx(3 * D, abs=0.006)  # 5 ms: the server's window
+        assert (change.how, change.fetched, change.sha256) == ("fetched", 4, sha(b"news"))
+
+
+@virtual
+async def test_nothing_is_missed_between_listing_and_watching(net: Net, tmp_path: Path) -> None:
+    """What changes after the listing was made, and before the events are asked for, is applied."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+
+        async def between(path: str) -> None:
+            if path == "/files":
+                write(stage.directory, "a.txt", "changed in between")
+                remove(stage.directory, "reports/q3.csv")
+                stage.look()
+
+        stage.meddler.after = between
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            assert stage.feed.head == 2
+
+
+@virtual
+async def test_the_last_update_of_a_path_wins(net: Net, tmp_path: Path) -> None:
+    """While a fetch is under way the file is changed, deleted and made again: the last version is what stays."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy", jitter=0)):
+        net.link.rate = 100_000
+        edits: list[Callable[[], Path]] = [
+            lambda: write(stage.directory, "a.txt", b"1" * 100_000),
+            lambda: write(stage.directory, "a.txt", b"2" * 50_000),
+            lambda: remove(stage.directory, "a.txt"),
+            lambda: write(stage.directory, "a.txt/below", b"3" * 70_000),
+            lambda: remove(stage.directory, "a.txt"),
+            lambda: write(stage.directory, "a.txt", b"4" * 1000),
+        ]
+        for edit in edits:
+            edit()
+            stage.look()
+            await asyncio.sleep(0.2)
+        await same(stage.directory, tmp_path / "copy")
+
+
+@virtual
+async def test_fetches_are_parallel_up_to_the_limit_and_spread_by_jitter(net: Net, tmp_path: Path) -> None:
+    """Never more than `parallel` files are on their way, and many mirrors do not all ask in the same instant."""
+    for number in range(20):
+        write(tmp_path / "dir", f"{number}", f"{number}" * 1000)
+    async with served(tmp_path / "dir") as stage:
+        now = most = 0
+
+        async def before(path: str) -> None:
+            nonlocal now, most
+            if path.startswith("/files/"):
+                now += 1
+                most = max(most, now)
+                asked.append(round(asyncio.get_running_loop().time(), 4))
+                await asyncio.sleep(0.1)
+
+        async def after(path: str) -> None:
+            nonlocal now
+            now -= path.startswith("/files/")
+
+        asked: list[float] = []
+        stage.meddler.before, stage.meddler.after = before, after
+        await a_mirror(tmp_path / "copy", parallel=3).sync()
+        assert most == 3
+        asked.clear()
+        stage.meddler.before = stage.meddler.after = None
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(8):
+                await stack.enter_async_context(followed(stage, a_mirror(tmp_path / f"copy {number}", jitter=0.5)))
+            stage.meddler.before = before
+            write(stage.directory, "new", "new")
+            stage.look()
+            for number in range(8):
+                await same(stage.directory, tmp_path / f"copy {number}")
+        assert len(asked) == 8
+        assert max(asked) - min(asked) < 0.5
+        assert len(set(asked)) > 1
+
+
+# What it survives
+
+
+@pytest.mark.parametrize("tamper", [flipped, truncated, lambda body: body + b"more", lambda body: b""])
+@virtual
+async def test_wrong_bytes_are_never_taken(
+    net: Net, tmp_path: Path, tamper: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A body that is not what was announced is fetched again until it is, and named in one line."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")):
+        stage.meddler.tamper["a.txt"] = [tamper] * 3
+        write(stage.directory, "a.txt", "ALPHA")
+        stage.look()
+        while stage.meddler.tamper["a.txt"]:
+            assert (tmp_path / "copy/a.txt").read_text() == "alpha"
+            await asyncio.sleep(0.05)
+        await same(stage.directory, tmp_path / "copy")
+        assert mirror.counters.refetched == 3
+        (line,) = faults(caplog)
+        assert re.fullmatch(r"'a.txt' cannot be fetched \(\d bytes with SHA-256 \S+ came, .*\): trying again", line)
+
+
+@virtual
+async def test_a_file_changed_again_and_back_ends_as_it_was_announced(net: Net, tmp_path: Path) -> None:
+    """A newer version than announced is taken as its ETag says; if it is changed back, no update says so."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")):
+        write(stage.directory, "a.txt", "announced")
+        stage.look()
+        write(stage.directory, "a.txt", "changed again")
+        await same(stage.directory, tmp_path / "copy")
+        write(stage.directory, "a.txt", "announced")
+        stage.look()  # as far as the scan knows, nothing has happened
+        assert stage.feed.head == 1
+        await same(stage.directory, tmp_path / "copy")
+        assert mirror.counters.refetched == 0
+
+
+@virtual
+async def test_a_file_that_is_gone_when_it_is_fetched_may_come_back(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """404 is no verdict: it is asked for until an update says that it is deleted; `sync` does not wait for that."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        (tmp_path / "dir/a.txt").rename(tmp_path / "aside")
+        assert len(await a_mirror(tmp_path / "copy").sync()) == 2
+        (tmp_path / "aside").rename(tmp_path / "dir/a.txt")
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            remove(stage.directory, "reports/q3.csv")
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+            write(stage.directory, "never", "to be had")
+            stage.look()
+            (tmp_path / "dir/never").rename(tmp_path / "aside")
+            await asyncio.sleep(60)
+            assert faults(caplog) == ["'never' is announced, but cannot be had (404): trying again"]
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("fault", ["cut", "black hole", "restart", "server error"])
+@virtual
+async def test_faults_of_link_and_server_are_survived_and_named_once(
+    net: Net, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever happens to the connection, the copy is right in the end, and one line says what it was."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")):
+        match fault:
+            case "cut":
+                net.link.cut()
+            case "black hole":
+                net.link.blackhole()
+                asyncio.get_running_loop().call_later(20, net.link.heal)
+            case "server error":
+                failures = [RuntimeError("on purpose")] * 3
+
+                async def fail(path: str) -> None:
+                    if failures and path.startswith("/files/"):
+                        raise failures.pop()
+
+                stage.meddler.before = fail
+            case "restart":
+                await stage.stop()
+                remove(stage.directory, "reports/old/q2.csv")  # nobody looks
+                await asyncio.sleep(10)
+                await stage.start()
+        write(stage.directory, "a.txt", fault)
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        assert mirror.counters.relisted == (fault == "restart")
+        lines = [line for line in faults(caplog) if line.startswith("the link to http://server failed (")]
+        assert len(lines) == len(set(lines))
+        assert 1 <= len(lines) <= 2
+
+
+@virtual
+async def test_expired_history_leads_to_a_new_listing(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mirror that was away for longer than the history lists anew, and removes what has gone meanwhile."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir", history=2) as stage:
+        await a_mirror(tmp_path / "copy").sync()
+        for number in range(5):
+            write(stage.directory, f"{number}", f"{number}")
+            stage.look()
+        remove(stage.directory, "reports")
+        stage.look()
+        async with followed(stage, mirror := a_mirror(tmp_path / "copy")):
+            assert mirror.counters.relisted == 1
+            assert contents(tmp_path / "copy") == contents(stage.directory)
+            assert faults(caplog) == ["the log does not reach back to log1-0 (expired): listing"]
+
+
+@virtual
+async def test_it_resumes_from_its_state_without_a_listing(net: Net, tmp_path: Path) -> None:
+    """A mirror that starts again asks for what is later than its cursor, and repairs what was changed in the copy."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            pass
+        write(stage.directory, "b", "while it was away")
+        stage.look()
+        write(tmp_path / "copy", "a.txt", "ALPHA")  # by somebody, of the same size
+        remove(tmp_path / "copy", "reports/q3.csv")
+        requests: list[str] = []
+
+        async def before(path: str) -> None:
+            requests.append(path)
+
+        stage.meddler.before = before
+        async with followed(stage, a_mirror(tmp_path / "copy")) as applied:
+            assert {change.path for change in applied} == {"a.txt", "b", "reports/q3.csv"}
+        assert sorted(requests) == ["/events", "/files/a.txt", "/files/b", "/files/reports/q3.csv"]
+
+
+@virtual
+async def test_an_obstacle_is_named_once_and_stops_nothing_else(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be written is tried again until it can, in the midst of everything else; `sync` gives up in time."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "copy", "a.txt/somebody's", "own file where a file must go")
+    async with served(tmp_path / "dir") as stage:
+        with pytest.raises(GaveUp, match=r"'a.txt' cannot be had, for 10 s \(IsADirectoryError"):
+            await a_mirror(tmp_path / "copy", adopt=True, retry=Retry(1, 1, give_up_after=10)).sync()
+        caplog.clear()
+        applied: list[Applied] = []
+        task = asyncio.create_task(following(a_mirror(tmp_path / "copy"), applied))
+        await asyncio.sleep(5)
+        write(stage.directory, "reports/q3.csv", "goes on")
+        stage.look()
+        await asyncio.sleep(5)
+        assert (tmp_path / "copy/reports/q3.csv").read_text() == "goes on"
+        assert faults(caplog) == ["'a.txt' cannot be written (Is a directory): trying again"]
+        remove(tmp_path / "copy", "a.txt")
+        await same(stage.directory, tmp_path / "copy")
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@virtual
+async def test_no_answer_is_given_up_in_time(net: Net, tmp_path: Path) -> None:
+    """Nobody there, nobody any more, a link that is dead: `GaveUp` after `give_up_after` seconds, not later."""
+    loop, retry = asyncio.get_running_loop(), Retry(1, 5, give_up_after=20)
+    for wait_for in (
+        a_mirror(tmp_path / "copy", retry=retry).sync(),
+        following(a_mirror(tmp_path / "copy", retry=retry), []),
+    ):
+        begin = loop.time()
+        with pytest.raises(GaveUp, match=r"no listing from http://server/files, for 20 s \(ConnectionRefusedError"):
+            await wait_for
+        assert loop.time() - begin == pytest.approx(20)
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            pass
+        net.link.blackhole()
+        begin = loop.time()
+        with pytest.raises(GaveUp, match="no answer from http://server/events for 20 s"):
+            await following(a_mirror(tmp_path / "copy", retry=retry), [])
+        assert loop.time() - begin == pytest.approx(20)
+        net.link.heal()
+        net.link.cut()
+
+
+@virtual
+async def test_a_token_goes_out_with_every_request_and_a_refusal_ends_it(net: Net, tmp_path: Path) -> None:
+    """Listing, events and files are asked for with the token; 401 is not tried again."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        async with followed(stage, a_mirror(tmp_path / "copy", token="s3cret")):
+            pass
+        assert len(stage.meddler.headers) >= 5
+        assert {headers["authorization"] for headers in stage.meddler.headers} == {"Bearer s3cret"}
+    with pytest.raises(BadStatus, match="404"):
+        async with served(tmp_path / "dir"):
+            await a_mirror(tmp_path / "copy", Stage.url + "/elsewhere").sync()
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", ".", "..", "/etc/passwd", "../outside", "a/../../outside", "a//b", "a/", "./a", "a\0b", "\ud800",
+     ".mirror", ".mirror/state", ".MIRROR/state", ".mir\u200cror/state", ".mirror./state"],
+)  # fmt: skip
+def test_a_path_that_leads_out_of_the_copy_is_refused(path: str) -> None:
+    """Absolute, with "..", not text, or among the mirror's own files: no such path is ever written."""
+    with pytest.raises(UnsafePath):
+        check_name(path)
+
+
+@virtual
+async def test_a_server_that_names_unsafe_paths_writes_nothing_outside(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unsafe paths of a listing or of an update are refused, counted and named in a line each; the rest goes on."""
+    three_files(tmp_path / "dir")
+    (tmp_path / "outside").mkdir()
+    write(tmp_path / "outside", "kept", "kept")
+    async with served(tmp_path / "dir") as stage:
+        mirror = a_mirror(tmp_path / "copy")
+        async with followed(stage, mirror):
+            (tmp_path / "copy/link").symlink_to(tmp_path / "outside")
+            (tmp_path / "copy/name").symlink_to(tmp_path / "outside/kept")
+            write(stage.directory, "link/x", "through a link")
+            write(stage.directory, "name", "in a link's place")
+            write(stage.directory, ".mirror/state", "not mine")
+            write(stage.directory, "good", "good")
+            stage.look()
+            await until_virtual(lambda: (tmp_path / "copy/good").exists() and mirror.counters.refused == 2)
+            remove(stage.directory, "link")
+            write(stage.directory, "link", "a file now")
+            stage.look()
+            await until_virtual(lambda: (tmp_path / "copy/link").is_file())
+            assert faults(caplog) == [
+                "refused '.mirror/state': .mirror is the mirror's own",
+                "refused 'link/x': 'link' is a symbolic link",
+            ]
+        hostile = {"path": "../outside/evil", "size": 1, "sha256": sha(b"x")}
+        unchecked = {"path": "unchecked", "size": None, "sha256": "../../outside/evil"}
+        stage.meddler.tamper["/files"] = [
+            lambda body: json.dumps({"cursor": "log1-0", "files": [hostile, unchecked]}).encode()
+        ]
+        await (refusing := a_mirror(tmp_path / "copy")).sync()
+        assert refusing.counters.refused == 2
+    assert contents(tmp_path / "outside") == {"kept": sha(b"kept")}
+    assert {path.partition("/")[0] for path in contents(tmp_path)} == {"dir", "copy", "outside"}
+
+
+async def until_virtual(condition: Callable[[], object]) -> None:
+    """Return once it holds; within a virtual minute."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  # virtual: it costs nothing
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'{"cursor": "c", "files": []}', b'{"cursor": "log1-0"}', b'{"cursor": "log1-0", "files": [{}]}',
+     b'{"cursor": "log1-0", "files": [{"path": 1, "size": 1, "sha256": ""}]}', b"[" * 100_000],
+)  # fmt: skip
+@virtual
+async def test_a_listing_that_is_none_ends_it(net: Net, tmp_path: Path, body: bytes) -> None:
+    """What is not a listing is a BadAnswer, and changes nothing."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        stage.meddler.tamper["/files"] = [lambda _: body]
+        with pytest.raises(BadAnswer):
+            await a_mirror(tmp_path / "copy").sync()
+        assert contents(tmp_path / "copy") == {}
+
+
+@virtual
+async def test_only_the_mirrors_own_files_are_ever_removed(net: Net, tmp_path: Path) -> None:
+    """A directory with files of others is refused; adopted, what is right is kept, the rest of it left alone."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "copy", "a.txt", "alpha")
+    write(tmp_path / "copy", "reports/q3.csv", "3;2;1")
+    write(tmp_path / "copy", "reports/mine", "mine")
+    async with served(tmp_path / "dir") as stage:
+        with pytest.raises(CopyError, match=r"copy is not empty, and no mirror made it \(--adopt takes it over\)"):
+            await a_mirror(tmp_path / "copy").sync()
+        applied = await a_mirror(tmp_path / "copy", adopt=True).sync()
+        assert {change.path: change.how for change in applied} == {
+            "a.txt": "kept",
+            "reports/q3.csv": "fetched",
+            "reports/old/q2.csv": "fetched",
+        }
+        remove(stage.directory, "reports")
+        stage.look()
+        async with followed_until(a_mirror(tmp_path / "copy"), lambda: not (tmp_path / "copy/reports/old").exists()):
+            assert set(files(tmp_path / "copy")) == {"a.txt", "reports/mine"}
+
+
+@contextlib.asynccontextmanager
+async def followed_until(mirror: Mirror, condition: Callable[[], object]) -> AsyncIterator[None]:
+    """A mirror at work, from when the condition holds."""
+    task = asyncio.create_task(following(mirror, []))
+    await until_virtual(condition)
+    await asyncio.sleep(1)
+    yield
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_a_copy_belongs_to_one_mirror_at_a_time(tmp_path: Path) -> None:
+    """Nobody else can open an open copy; a directory that cannot be one says why."""
+    with Copy(tmp_path / "copy"), pytest.raises(CopyError, match="another mirror is at work in"):
+        Copy(tmp_path / "copy")
+    Copy(tmp_path / "copy").close()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        Copy(tmp_path / "file")
+    (tmp_path / "trap").mkdir()
+    (tmp_path / "trap/.mirror").symlink_to(tmp_path / "copy/.mirror")
+    with pytest.raises(CopyError, match="symbolic link"):
+        Copy(tmp_path / "trap")
+
+
+# Its state
+
+
+def script(copy: Copy) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A listing and updates, applied as a session does; yields the cursor and what should stand there, before each."""
+    at: dict[str, bytes] = {"a": b"a1", "d/b": b"b1", "d/c": b"c1"}
+    yield "e-0", at
+    copy.expect_all({path: Version(len(data), sha(data)) for path, data in at.items()}, "e-0")
+    apply(copy, at)
+    steps: list[tuple[str, bytes | None]] = [
+        ("a", b"a2"), ("d/b", None), ("x/b", b"b1"), ("a", None), ("a/y", b"y1"), ("d/c", b"c2"), ("a/y", None),
+        ("a", b"a3"), ("d/c", None),
+    ]  # fmt: skip
+    for number, (path, data) in enumerate(steps, start=1):
+        at = {**at, path: data} if data is not None else {other: at[other] for other in at if other != path}
+        yield f"e-{number}", at
+        copy.expect(path, None if data is None else Version(len(data), sha(data)), f"e-{number}")
+        apply(copy, at)
+    yield "", at
+
+
+def apply(copy: Copy, at: dict[str, bytes]) -> None:
+    """Do what is to be done, the bytes being at hand."""
+    for path in copy.differing():
+        if (version := copy.wanted[path]) is None:
+            copy.remove(path)
+        elif status := copy.stands(path, version):
+            copy.note(path, version, status)
+        else:
+            with copy.part() as part:
+                part.write(at[path])
+                copy.place(part, path)
+
+
+def killed_everywhere(directory: Path) -> None:
+    """Run the script in children that are killed at their first, second, ... file operation, and look at what is left.
+
+    To be called in a process of its own, which has no threads.
+    """
+    operations = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+    for fatal in range(1, 1000):
+        place = directory / f"{fatal}"
+        child = os.fork()
+        if child == 0:
+            left = fatal
+
+            def hook(event: str, arguments: tuple[Any, ...]) -> None:
+                nonlocal left
+                if event in operations:
+                    left -= 1
+                    if left == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            for _ in script(Copy(place)):
+                pass
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        history = dict[str | None, dict[str, bytes]]()
+        with Copy(directory / f"{fatal} in peace") as copy:
+            history.update(script(copy))
+        with Copy(place) as copy:
+            seen = {path: (place / path).read_bytes() for path in files(place)}
+            if copy.cursor is None:  # not even the listing: nothing has been placed
+                assert not seen, (fatal, seen)
+            else:
+                known = {data for at in history.values() for data in at.values()}
+                assert set(seen.values()) <= known, (fatal, "a partial file", seen)
+                at = history[copy.cursor]
+                assert {path for path, version in copy.wanted.items() if version} == set(at), (fatal, copy.cursor)
+                apply(copy, at)
+                assert files(place) == {path: sha(data) for path, data in at.items()}, (fatal, copy.cursor)
+            assert not [name.name for name in (place / ".mirror").iterdir() if name.name.startswith(("part", "state-"))]
+        if os.WIFEXITED(status):
+            assert os.waitstatus_to_exitcode(status) == 0
+            print(fatal)
+            return
+    raise AssertionError("the script never ended")
+
+
+def test_the_state_is_true_after_a_kill_at_any_file_operation(tmp_path: Path) -> None:
+    """Killed before any one of its file operations, a copy opens with a cursor that fits what it wants and holds."""
+    call = f"from pathlib import Path; import tests.test_mirror as t; t.killed_everywhere(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
+
+
+def test_the_state_is_true_wherever_it_was_cut_off(tmp_path: Path) -> None:
+    """A journal that ends in the midst of a line means what it meant before that line, and can be written on."""
+    with Copy(tmp_path / "copy") as copy:
+        history = {cursor: set(at) for cursor, at in script(copy) if cursor}
+    state = tmp_path / "copy/.mirror/state"
+    whole = state.read_bytes()
+    for length in range(whole.index(b"\n", whole.index(b"d/c")) + 1, len(whole)):
+        state.write_bytes(whole[:length])
+        with Copy(tmp_path / "copy") as copy:
+            assert copy.cursor is not None
+            assert {path for path, version in copy.wanted.items() if version} == history[copy.cursor]
+            copy.expect("new", Version(0, sha(b"")), "e-99")
+        with Copy(tmp_path / "copy") as copy:
+            assert copy.cursor == "e-99"
+            assert copy.wanted["new"] == Version(0, sha(b""))
+
+
+def test_the_state_does_not_grow_for_ever(tmp_path: Path) -> None:
+    """The journal is written anew when most of it is superseded."""
+    with Copy(tmp_path / "copy") as copy:
+        copy.expect_all({"a": Version(1, sha(b"a"))}, "e-0")
+        for number in range(1, 5000):
+            copy.expect("a", Version(1, sha(b"a")), f"e-{number}")
+    assert (tmp_path / "copy/.mirror/state").stat().st_size < 200_000
+    with Copy(tmp_path / "copy") as copy:
+        assert copy.cursor == "e-4999"
+
+
+def test_a_state_that_cannot_be_written_is_written_whole_when_it_can(tmp_path: Path) -> None:
+    """While the disk is full the state on it stays as it was, true; then it is all there again."""
+    command = """
+        import resource, pathlib
+        from lab.copy_tree import Copy, Version
+        copy = Copy(pathlib.Path("copy"))
+        copy.expect_all({"a": Version(1, "0" * 64)}, "e-0")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+        for number in range(1, 10):
+            copy.expect("b", Version(number, "0" * 64), f"e-{number}")
+        assert copy.unsaved
+        full = pathlib.Path("copy/.mirror/state").read_bytes()
+        assert len(full) <= 200 and b'"e-9"' not in full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        copy.expect("c", Version(1, "0" * 64), "e-10")
+        assert not copy.unsaved
+        copy.close()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(command)], cwd=tmp_path, check=True, timeout=60)
+    with Copy(tmp_path / "copy") as copy:
+        assert copy.cursor == "e-10"
+        assert copy.wanted["b"] == Version(9, "0" * 64)
+
+
+# The command line
+
+
+@contextlib.asynccontextmanager
+async def command(*arguments: object, preamble: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """The command as a process that complains of whatever is left open."""
+    run = ("-c", f"{preamble}; import sys; from lab.mirror import main; sys.exit(main())")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error::ResourceWarning", *(run if preamble else ("-m", "lab.mirror"))),
+        *map(str, arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    """Exit status, and what it printed on stdout and stderr."""
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@contextlib.contextmanager
+def live(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The service of a directory over real sockets: its URL, and what publishes the changes."""
+    feed, tree = Feed(), Tree(directory)
+
+    def look() -> None:
+        for edit in tree.scan():
+            feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+
+    with serve(file_updates.create_app(feed, tree)) as server:
+        yield server.url, look
+
+
+@on_a_loop
+async def _live_command(tmp_path: Path) -> None:
+    three_files(tmp_path / "dir")
+    with live(tmp_path / "dir") as (url, look):
+        async with command(url, tmp_path / "copy", "--once") as process:
+            assert await ended(process) == (
+                0,
+                f"{tmp_path}/copy is complete: Counters(fetched=3, bytes=15, copied=0, deleted=0, refetched=0,"
+                " refused=0, relisted=0)\n",
+                "",
+            )
+        assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            async with command(url, tmp_path / "copy") as process:
+                write(tmp_path / "dir", "new/b\n", f"{sign}")
+                look()
+                assert process.stdout is not None
+                async with asyncio.timeout(PATIENCE):
+                    line = await process.stdout.readline()
+                assert re.fullmatch(rb"[\d:.]{12} +[\d.]+ ms  (added|modified) +fetched +\d bytes  new/b\\n\n", line), (
+                    line
+                )
+                async with command(url, tmp_path / "copy") as second:
+                    text = f"python -m lab.mirror: another mirror is at work in {tmp_path}/copy\n"
+                    assert await ended(second) == (2, "", text)
+                process.send_signal(sign)
+                async with asyncio.timeout(10):  # 2 s are promised on a machine that has nothing else to do
+                    assert await ended(process) == (0, "", "")
+        assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
+
+
+def test_the_command_mirrors_until_a_signal_or_once(tmp_path: Path) -> None:
+    """`--once` ends with status 0 when the copy is complete; otherwise a line a change, until a signal; status 0."""
+    _live_command(tmp_path)
+
+
+def test_a_full_disk_stops_only_what_does_not_fit(tmp_path: Path) -> None:
+    """A file that the system does not let it write is named in one line, and written when it does."""
+    import resource
+
+    write(tmp_path / "dir", "large", b"x" * 1_000_000)
+    write(tmp_path / "dir", "small", "small")
+
+    @on_a_loop
+    async def body() -> None:
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))"
+        with live(tmp_path / "dir") as (url, look):
+            async with command(url, tmp_path / "copy", "--longest-pause", "0.2", preamble=limit) as process:
+                assert process.stderr is not None
+                async with asyncio.timeout(PATIENCE):
+                    named = await process.stderr.readline()
+                assert named == b"WARNING 'large' cannot be written (File too large): trying again\n"
+                await until(lambda: (tmp_path / "copy/small").exists())
+                write(tmp_path / "dir", "later", "later")
+                look()
+                await until(lambda: (tmp_path / "copy/later").exists())
+                assert not (tmp_path / "copy/large").exists()
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                await until(lambda: files(tmp_path / "copy") == files(tmp_path / "dir"))
+                process.send_signal(signal.SIGTERM)
+                assert (await ended(process))[::2] == (0, "")
+
+    body()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: URL, COPY"),
+        (["http://127.0.0.1:1"], "the following arguments are required: COPY"),
+        (["nowhere", "{copy}"], "a server's URL is http://HOST:PORT or https://HOST, not 'nowhere'"),
+        (["http://127.0.0.1:1", "{file}"], "{file}: not a directory"),
+        (["http://127.0.0.1:1", "{file}/below"], "{file}/below: Not a directory"),
+        (["http://127.0.0.1:1", "{full}"], "{full} is not empty, and no mirror made it (--adopt takes it over)"),
+        (["http://127.0.0.1:1", "{copy}", "--parallel", "0"], "argument --parallel: a whole number from 1 to 64"),
+        (["http://127.0.0.1:1", "{copy}", "--timeout", "nan"], "argument --timeout: a number above 0, not 'nan'"),
+        (["http://127.0.0.1:1", "{copy}", "--token-file", "{copy}/no"], "{copy}/no: No such file or directory"),
+        (["http://127.0.0.1:1", "{copy}", "--token-file", "{words}"], "{words}: a token is one word of plain ASCII"),
+        (
+            ["http://127.0.0.1:1", "{copy}", "--give-up-after", "0.1", "--longest-pause", "0.01"],
+            "no listing from http://127.0.0.1:1/files, for 0.1 s (ConnectionRefusedError",
+        ),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong, the command says it on one line of stderr and exits with status 2."""
+    names = {"copy": tmp_path / "copy", "file": tmp_path / "full/file", "full": tmp_path / "full"}
+    names["words"] = tmp_path / "words"
+    write(tmp_path, "full/file", "x")
+    write(tmp_path, "words", "two words")
+    try:
+        status: object = main([argument.format(**names) for argument in arguments])
+    except SystemExit as refusal:
+        status = refusal.code
+    out, err = capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert err.startswith(f"python -m lab.mirror: {sentence.format(**names)}")
+    assert err.count("\n") == 1
