@@ -15,24 +15,34 @@ from lab.checks.long_polling import (
     quiet_requests,
 )
 from lab.checks.short_polling import jittered, longest_interval, polling_client
+from lab.checks.side_by_side import break_even, cost_per_delivery, polls_fit
+from lab.checks.sse import Journal, event_block, event_generator, event_stream_parser, sse_client
 from lab.checks.start_here import count_faults, delays_from_plan
 from lab.checks.verdict import Verdict
 from lab.checks.websocket import client_frame, websocket_client
 
 __all__ = [
     "Archive",
+    "Journal",
     "Verdict",
     "answers_from_a_cursor",
+    "break_even",
     "client_frame",
+    "cost_per_delivery",
     "count_faults",
     "crossover",
     "delays_from_plan",
+    "event_block",
+    "event_generator",
+    "event_stream_parser",
     "holds_without_a_hole",
     "jittered",
     "long_polling_client",
     "longest_interval",
     "mirror",
     "polling_client",
+    "polls_fit",
     "quiet_requests",
+    "sse_client",
     "websocket_client",
 ]
