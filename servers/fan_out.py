@@ -34,8 +34,8 @@ log = logging.getLogger("servers")
 
 def find_transport(scope: Scope, send: Send) -> None:
     """Put the connection's transport into an HTTP scope, if this is uvicorn's own `send` of a chunked response."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if isinstance(transport, asyncio.Transport) and scope.get("http_version") == "1.1" and scope["method"] != "HEAD":
+    transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvloop's is no asyncio.Transport
+    if transport is not None and scope.get("http_version") == "1.1" and scope["method"] != "HEAD":
         scope[TRANSPORT] = transport
 
 
