@@ -16,6 +16,7 @@ reader and no other job sees them half done; reading a whole file is done in a t
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import re
 import time
@@ -35,7 +36,7 @@ from lab.result import LIVE
 from servers.feed import Change
 from servers.service import HEARTBEAT
 
-PATIENCE = 3  # times to ask for a file that is announced and not there, before anybody is told
+PATIENCE = 5.0  # seconds for which a file may be announced and not be there: an update that says so is on its way
 BACKLOG = 1000  # changes applied and not yet taken by the caller, before the mirror waits for it
 SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -108,7 +109,7 @@ class _Job:
     def __init__(self, published: float | None, size: int = 0) -> None:
         self.published, self.size = published, size
         self.failures = 0
-        self.begun = 0.0  # loop time of the first failure (s)
+        self.begun: float | None = None  # loop time of the first failure (s)
 
 
 class Session:
@@ -293,7 +294,7 @@ class Session:
             self.refuse(path, error)
             self.end(path, job)
         except _Vanished:
-            if job.failures == PATIENCE:
+            if self.since(job) > PATIENCE:
                 self.report(path, "%r is announced, but cannot be had (404): trying again", path)
             self.ask_again(path, job)
         except (_Corrupt, Refused) as error:
@@ -330,12 +331,17 @@ class Session:
         """Try again, unless it is time to give up."""
         pause = self.pause(error, job.failures)
         self.counters.refetched += not isinstance(error, OSError)
-        now, limit = asyncio.get_running_loop().time(), self.retry.give_up_after
-        job.begun = job.begun or now
-        if self.once and limit is not None and now + pause > job.begun + limit:
+        limit = self.retry.give_up_after
+        if self.since(job) + pause > (math.inf if limit is None else limit) and self.once:
             return self.gave_up(f"{path!r} cannot be had", error)
         self.try_again(path, job, pause)
         return None
+
+    def since(self, job: _Job) -> float:
+        """How long ago it failed for the first time (s)."""
+        now = asyncio.get_running_loop().time()
+        job.begun = now if job.begun is None else job.begun
+        return now - job.begun
 
     def try_again(self, path: str, job: _Job, pause: float) -> None:
         job.failures += 1
