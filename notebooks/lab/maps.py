@@ -121,7 +121,9 @@ def decision_map(
     all_axes[0].set_ylabel("freshness budget: 95 % of the updates within (s)")
     _headline(picture, title or "The answer depends on how often, how fresh, and who talks", "computed")
     picture.alt = "The cheapest model that is fresh enough, over updates per second and freshness budget. " + " ".join(
-        f"{name}: " + ", ".join(f"{model} on {area:.0%} of the map" for model, area in share.items()) + "."
+        f"{name}: "
+        + ", ".join(f"{model} on {area:.0%} of the map" for model, area in share.items() if area > 0.005)
+        + "."
         for name, share in shares.items()
     )
     return picture
