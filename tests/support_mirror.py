@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import random
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lab.clients import Retry
 from lab.copy_tree import PRIVATE
 from lab.mirror import Applied, Mirror
 from lab.virtual import serve
@@ -152,6 +154,12 @@ async def served(directory: Path, *, history: int = 1000) -> AsyncIterator[Stage
         yield stage
     finally:
         await stage.stop()
+
+
+def a_mirror(copy: Path, url: str = Stage.url, **options: Any) -> Mirror:
+    """A mirror with short limits and a seed."""
+    limits: dict[str, Any] = {"heartbeat": HEARTBEAT, "timeout": 5.0, "retry": Retry(0.5, 4.0, rng=random.Random(1))}
+    return Mirror(url, copy, **(limits | options))
 
 
 async def following(mirror: Mirror, applied: list[Applied]) -> None:

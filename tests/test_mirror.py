@@ -6,7 +6,6 @@ import functools
 import inspect
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -28,7 +27,18 @@ from servers.background import serve
 from servers.feed import Feed
 from servers.sources import Tree
 from tests.support import PATIENCE, on_a_loop, until
-from tests.support_mirror import HEARTBEAT, Stage, contents, files, flipped, following, remove, served, truncated, write
+from tests.support_mirror import (
+    Stage,
+    a_mirror,
+    contents,
+    files,
+    flipped,
+    following,
+    remove,
+    served,
+    truncated,
+    write,
+)
 from tests.support_mirror import sha256 as sha
 
 D = 0.025  # s, one way
@@ -45,12 +55,6 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     others = [parameter for name, parameter in signature.parameters.items() if name != "net"]
     run.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]  # what pytest reads
     return run
-
-
-def a_mirror(copy: Path, url: str = Stage.url, **options: Any) -> Mirror:
-    """A mirror with short limits and a seed."""
-    limits: dict[str, Any] = {"heartbeat": HEARTBEAT, "timeout": 5.0, "retry": Retry(0.5, 4.0, rng=random.Random(1))}
-    return Mirror(url, copy, **(limits | options))
 
 
 @contextlib.asynccontextmanager
