@@ -1,28 +1,27 @@
-// What all four pages do, whatever the model: show what came, count it, and run the client.
+// What all four pages do, whatever the model: show what came, count it, and run the client (client.js says how).
 //
-//   start(client) ─▶ client(signal) asks or listens ─▶ show(update) · showReset(gap) · showState(text) · count(id)
-//
-// A client is an async function that runs until its AbortSignal says stop: the button, or the page going away.
 // Whatever comes from the server is shown by textContent, so that a file named "<script>" is only a name.
 
+import { endpoint, median, sleep } from "./client.js";
+
 const ROWS = 200; // updates kept on the page
-const LONGEST_PAUSE = 30_000; // ms
 
 const delays = []; // ms, of the updates on the page, oldest first
 
 const element = (id) => document.getElementById(id);
 
-/** The cursor to begin with: the page's own ?after=, null for "from now on". */
-export const firstCursor = new URLSearchParams(location.search).get("after");
-
-/** The URL of a path beside this page, wherever the page is served from; a null parameter is left out. */
-export function endpoint(path, parameters = {}) {
-  const url = new URL(path, new URL(".", location.href));
-  for (const [name, value] of Object.entries(parameters)) {
-    if (value !== null) url.searchParams.set(name, value);
-  }
-  return url;
-}
+/** This page, as its client sees it. `after` is the cursor to begin with: ?after=, null for "from now on". */
+export const page = {
+  after: new URLSearchParams(location.search).get("after"),
+  url: endpoint,
+  asks: () => count("requests"),
+  answered() {},
+  rest: (seconds, signal) => sleep(1000 * seconds, signal),
+  count,
+  show,
+  showReset,
+  showState,
+};
 
 /** Run the client, and again whenever the button or the return to this page asks for it. */
 export function start(client) {
@@ -49,40 +48,18 @@ export function start(client) {
   addEventListener("pageshow", ({ persisted }) => persisted && runAgain()); // back from the browser's page cache
 }
 
-/** Wait `ms` milliseconds; reject at once when the signal says stop. */
-export function sleep(ms, signal) {
-  return new Promise((resolve, reject) => {
-    const stop = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", stop);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", stop, { once: true });
-  });
-}
-
-/** Wait before another try: a random time below a limit that doubles with each failure ("full jitter"). */
-export async function backOff(failures, reason, signal) {
-  const ms = Math.random() * Math.min(LONGEST_PAUSE, 500 * 2 ** failures);
-  showState(`${reason}; trying again in ${(ms / 1000).toFixed(1)} s`);
-  await sleep(ms, signal);
-}
-
 /** Add one to the counter with this id. */
-export function count(id) {
+function count(id) {
   element(id).textContent = Number(element(id).textContent) + 1;
 }
 
 /** Say what the connection is doing. */
-export function showState(text) {
+function showState(text) {
   element("state").textContent = text;
 }
 
 /** Put an update on top of the list, with its delay by this computer's clock. */
-export function show({ seq, path, change, size, published }) {
+function show({ seq, path, change, size, published }) {
   const delay = Math.round(Date.now() - 1000 * published);
   count("updates");
   addRow([seq, visible(path), change, size ?? "–", delay]);
@@ -92,7 +69,7 @@ export function show({ seq, path, change, size, published }) {
 }
 
 /** Say that the server could not go on from this client's cursor: some updates are missing. */
-export function showReset({ reason, cursor }) {
+function showReset({ reason, cursor }) {
   count("resets");
   const row = addRow([`Reset (${reason}): some updates are gone for this client. It goes on from ${cursor}.`]);
   row.className = "reset";
@@ -114,8 +91,4 @@ function addRow(texts) {
 /** Control characters as JSON writes them: a line break in a file's name shows as \n. */
 function visible(text) {
   return text.replace(/[\x01-\x1f]/g, (character) => JSON.stringify(character).slice(1, -1));
-}
-
-function median(numbers) {
-  return [...numbers].sort((a, b) => a - b)[numbers.length >> 1];
 }

@@ -1,43 +1,45 @@
 // Short polling: ask, sleep, ask again. The server answers at once, news or not.
 
-import { backOff, count, endpoint, firstCursor, show, showReset, showState, sleep, start } from "./live.js";
+import { backOff } from "./client.js";
 
-let cursor = firstCursor;
+let cursor = null;
 let etag = null; // of the last answer: with nothing new since, the server says 304 and sends no body
 let interval = 5; // seconds, until the server asks for another
 
-start(async (signal) => {
+export async function client(signal, page) {
+  cursor ??= page.after;
   let failures = 0;
   for (;;) {
-    const { status, body } = await ask(signal).catch(noAnswer);
+    const { status, body } = await ask(signal, page).catch(noAnswer);
+    page.answered();
     signal.throwIfAborted();
     if (status === 200) {
-      body.updates.forEach(show);
+      body.updates.forEach(page.show);
       cursor = body.cursor;
-      if (body.updates.length === 0) count("empty");
+      if (body.updates.length === 0) page.count("empty");
     } else if (status === 304) {
-      count("empty");
+      page.count("empty");
     } else if (status === 410) {
-      showReset(body);
+      page.showReset(body);
       cursor = body.cursor;
     } else if (status === 400) {
       throw new Error(body.detail); // asking again would not help
     } else {
-      count("retries");
+      page.count("retries");
       failures += 1;
-      await backOff(failures, body.detail, signal);
+      await backOff(failures, body.detail, signal, page);
       continue;
     }
     failures = 0;
-    showState(`sleeping ${interval} s`);
-    await sleep(1000 * interval, signal);
+    page.showState(`sleeping ${interval} s`);
+    await page.rest(interval, signal);
   }
-});
+}
 
-async function ask(signal) {
-  count("requests");
-  showState("asking");
-  const answer = await fetch(endpoint("updates", { after: cursor }), {
+async function ask(signal, page) {
+  page.asks();
+  page.showState("asking");
+  const answer = await fetch(page.url("updates", { after: cursor }), {
     headers: etag ? { "If-None-Match": etag } : {},
     cache: "no-store", // this client compares, not the browser's cache
     signal,
