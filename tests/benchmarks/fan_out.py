@@ -1,4 +1,4 @@
-"""CPU per delivery and memory per connection of each server, beside the recipe that tutorials give.
+"""CPU per delivery and memory per connection of each server, beside the recipe that tutorials give, or nchan.
 
     python tests/benchmarks/fan_out.py [--clients 500] [--rate 10] [--seconds 8] [--rounds 3] [PAIR ...]
 
@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from nchan import nchan
 
 MARK = b'"seq":'
 HERE = Path(__file__).parent
-ALL = ("sse", "websocket", "long-polling", "short-polling")
-RECIPE = {"sse": "sse", "websocket": "ws", "long-polling": "long", "short-polling": "short"}
+ALL = ("sse", "file-updates", "nchan", "websocket", "long-polling", "short-polling")
+RECIPE = {"sse": "sse", "file-updates": "sse", "websocket": "ws", "long-polling": "long", "short-polling": "short"}
 POLL_EVERY = 0.5  # seconds
 
 
@@ -86,8 +87,9 @@ class Load:
 
     def request(self, cursor: str) -> bytes:
         lines = [b"Host: 127.0.0.1"]
-        if self.model == "sse":
+        if self.model in ("sse", "file-updates", "nchan"):
             target = "/events"
+            lines += [b"Accept: text/event-stream"]
         elif self.model == "websocket":
             target = "/ws"
             lines += [b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13"]
@@ -118,7 +120,11 @@ class Result:
 
 async def measure(model: str, ours: bool, options: argparse.Namespace, recipe: str = "") -> Result:
     port = free_port()
+    if model == "nchan" and not ours:
+        async with nchan(port, options.rate) as nginx:
+            return await under_load(psutil.Process(nginx.pid), Load(model, ours, port), options)
     if ours:
+        model = "file-updates" if model == "nchan" else model
         command = [sys.executable, "-m", "servers", model, "--port", str(port), "--rate", str(options.rate)]
     else:
         command = [sys.executable, str(HERE / "recipes.py"), recipe or RECIPE[model], str(port), str(options.rate)]
@@ -168,7 +174,7 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     options = p.parse_args()
     print(f"{options.clients} clients, {options.rate:g} updates/s, medians of {options.rounds} rounds")
-    print(f"{'model':15}{'unit':12}{'recipe CPU':>12}{'ours':>8}{'ratio':>8}{'recipe KiB':>13}{'ours':>8}")
+    print(f"{'model':15}{'unit':12}{'theirs CPU':>12}{'ours':>8}{'ratio':>8}{'theirs KiB':>13}{'ours':>8}")
     for model in options.pairs:
         ours, theirs = [], []
         for _ in range(options.rounds):

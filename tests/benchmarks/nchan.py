@@ -1,0 +1,74 @@
+"""nginx with the nchan module, the reference for fan-out: a process with a configuration of its own, and a publisher.
+
+Debian: apt-get install nginx-light libnginx-mod-nchan. It listens on the port given and leaves nothing behind.
+"""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+CONFIGURATION = """
+load_module {module};
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 15000; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
+  uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location = /events {{
+      nchan_subscriber eventsource; nchan_channel_id updates; nchan_subscriber_first_message newest;
+      nchan_eventsource_event update;
+    }}
+    location = /publish {{ nchan_publisher http; nchan_channel_id updates; nchan_message_buffer_length 100; }}
+  }}
+}}
+"""
+
+
+@contextlib.asynccontextmanager
+async def nchan(port: int, rate: float) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run it, and publish one update of about 190 bytes `rate` times a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        configuration = Path(folder, "nginx.conf")
+        text = CONFIGURATION.format(module=MODULE, folder=folder, port=port)
+        await asyncio.to_thread(configuration.write_text, text)
+        process = await asyncio.create_subprocess_exec(
+            *("nginx", "-p", folder, "-c", str(configuration)), stderr=asyncio.subprocess.DEVNULL
+        )
+        publishing = asyncio.create_task(publish(port, rate))
+        try:
+            yield process
+        finally:
+            publishing.cancel()
+            await asyncio.wait([publishing])
+            process.kill()
+            await process.wait()
+
+
+async def publish(port: int, rate: float) -> None:
+    """POST the same updates as the recipes, over one connection."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+    with contextlib.closing(writer):
+        seq = 0
+        while True:
+            await asyncio.sleep(1 / rate)
+            seq += 1
+            known = {"seq": seq, "path": f"reports/file-{seq % 50:03}.txt", "change": "modified", "size": 1234}
+            body = json.dumps(known | {"sha256": "0" * 64, "published": round(time.time(), 6)}).encode()
+            writer.write(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
