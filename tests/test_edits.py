@@ -3,7 +3,10 @@
 import asyncio
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from lab.edits import BURST, FileEdit, Look, Original, Reader, differing, never_whole, plan, snapshot
 from tests.support import on_a_loop, until
@@ -100,3 +103,23 @@ async def test_late_edits_are_made_at_once(tmp_path: Path) -> None:
     async with asyncio.timeout(20):
         await original.carry_out(FileEdit(-1.0, "create", f"{n}", b"x") for n in range(5))
     assert len(snapshot(original.directory)) == 5
+
+
+def test_nobody_can_see_an_edit_before_its_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moment of an edit is noted before the edit can be seen, whatever comes between."""
+    original = Original(tmp_path / "original", {"kept": b"k", "moved": b"m", "gone": b"g"})
+    noted = list[int]()
+
+    def spied(act: Callable[..., object]) -> Callable[..., object]:
+        def spy(*arguments: object) -> object:
+            noted.append(len(original.changes))
+            return act(*arguments)
+
+        return spy
+
+    for name in ("replace", "rename", "unlink"):
+        monkeypatch.setattr(Path, name, spied(getattr(Path, name)))
+    original.write("kept", b"other")
+    original.rename("moved", "away")
+    original.delete("gone")
+    assert noted == [4, 6, 7]

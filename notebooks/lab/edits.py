@@ -142,24 +142,25 @@ class Original:
         target, part = self.directory / path, self.beside / "part"
         target.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
-        part.replace(target)
         self._stands(path, hashlib.sha256(content).hexdigest())
+        part.replace(target)
 
     def delete(self, path: str) -> None:
         """Delete a file."""
-        (self.directory / path).unlink()
         self._stands(path, None)
+        (self.directory / path).unlink()
 
     def rename(self, path: str, to: str) -> None:
         """Give a file another name."""
         target = self.directory / to
         target.parent.mkdir(parents=True, exist_ok=True)
-        (self.directory / path).rename(target)
         sha256 = next(change.sha256 for change in reversed(self.changes) if change.path == path)
         self._stands(path, None)
         self._stands(to, sha256)
+        (self.directory / path).rename(target)
 
     def _stands(self, path: str, sha256: str | None) -> None:
+        """Say what is about to stand there: noted any later, a watcher could have seen it before its moment."""
         self.changes.append(Change(time.perf_counter(), path, sha256))
 
     def at(self, moment: float) -> Files:
