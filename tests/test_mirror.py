@@ -19,7 +19,7 @@ import pytest
 
 from lab.answers import BadAnswer, BadStatus
 from lab.clients import GaveUp, Retry
-from lab.copy_tree import Copy, CopyError, UnsafePath, Version, check_name
+from lab.copy_tree import KEPT, Copy, CopyError, UnsafePath, Version, check_name
 from lab.mirror import Applied, Mirror, main
 from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
@@ -157,8 +157,10 @@ EDITS: dict[str, tuple[Callable[[Path], object], list[tuple[str, str, str]]]] = 
 
 @pytest.mark.parametrize("name", EDITS)
 @virtual
-async def test_every_kind_of_edit_is_followed(net: Net, tmp_path: Path, name: str) -> None:
-    """Each edit reaches the copy, a rename without a fetch, and no empty directory stays behind."""
+async def test_every_kind_of_edit_is_followed(
+    net: Net, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each edit reaches the copy, a rename without a fetch; no empty directory and no removed file stays behind."""
     edit, expected = EDITS[name]
     three_files(tmp_path / "dir")
     async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")) as applied:
@@ -170,6 +172,9 @@ async def test_every_kind_of_edit_is_followed(net: Net, tmp_path: Path, name: st
         assert sorted((change.path, change.change) for change in applied) == sorted(e[:2] for e in expected)
         how = {change.path: change.how for change in applied}
         assert all(how[path] == expected_how for path, _, expected_how in expected if expected_how)
+        await asyncio.sleep(2 * KEPT)
+        assert sorted(contents(tmp_path / "copy/.mirror")) == ["lock", "state"]
+        assert faults(caplog) == []
 
 
 @virtual
@@ -188,19 +193,26 @@ async def test_an_update_is_applied_two_round_trips_after_it_was_published(net: 
 
 @virtual
 async def test_nothing_is_missed_between_listing_and_watching(net: Net, tmp_path: Path) -> None:
-    """What changes after the listing was made, and before the events are asked for, is applied."""
+    """What changes when everything that was listed is there, and before the events are asked for, is applied."""
     three_files(tmp_path / "dir")
     async with served(tmp_path / "dir") as stage:
 
-        async def between(path: str) -> None:
-            if path == "/files":
+        async def before(path: str) -> None:
+            if path == "/events" and stage.feed.head == 0:
+                await same(stage.directory, tmp_path / "copy")
                 write(stage.directory, "a.txt", "changed in between")
                 remove(stage.directory, "reports/q3.csv")
+                write(stage.directory, "b", "new")
                 stage.look()
 
-        stage.meddler.after = between
-        async with followed(stage, a_mirror(tmp_path / "copy")):
-            assert stage.feed.head == 2
+        stage.meddler.before = before
+        applied: list[Applied] = []
+        task = asyncio.create_task(following(a_mirror(tmp_path / "copy"), applied))
+        await until_virtual(lambda: len(applied) == 6)
+        await same(stage.directory, tmp_path / "copy")
+        assert [stage.feed.head, len(applied)] == [3, 6]
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @virtual
@@ -222,6 +234,54 @@ async def test_the_last_update_of_a_path_wins(net: Net, tmp_path: Path) -> None:
             stage.look()
             await asyncio.sleep(0.2)
         await same(stage.directory, tmp_path / "copy")
+
+
+@virtual
+async def test_a_fetch_that_is_out_of_date_when_it_arrives_undoes_nothing(net: Net, tmp_path: Path) -> None:
+    """A body whose file has become a directory is dropped; one that a new listing has overtaken is put right."""
+    three_files(tmp_path / "dir")
+    net.link.rate = 100_000
+    async with served(tmp_path / "dir", history=1) as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")):
+
+        def slowly(path: str, after: str) -> Path:
+            """A version that takes two seconds on its way, whatever the server thinks of it meanwhile."""
+            stage.meddler.tamper[path] = [lambda body: body]
+            name = write(stage.directory, path, after * 200_000)
+            stage.look()
+            return name
+
+        slowly("a.txt", "2")
+        await asyncio.sleep(0.5)
+        remove(stage.directory, "a.txt")
+        stage.look()
+        await asyncio.sleep(0.2)
+        write(stage.directory, "a.txt/x", "below")
+        stage.look()
+        await asyncio.sleep(0.5)
+        assert (tmp_path / "copy/a.txt/x").exists()  # it does not wait for the other to arrive
+        await asyncio.sleep(5)
+        await same(stage.directory, tmp_path / "copy")
+
+        slowly("reports/q3.csv", "3")
+        await asyncio.sleep(0.5)
+        write(stage.directory, "reports/q3.csv", "1;2;3")
+        write(stage.directory, "b", "more than the history holds")
+        stage.look()
+        await asyncio.sleep(5)
+        assert mirror.counters.relisted == 1
+        await same(stage.directory, tmp_path / "copy")
+
+
+@virtual
+async def test_what_is_copied_within_the_copy_is_verified_too(net: Net, tmp_path: Path) -> None:
+    """A file that somebody has changed in the copy is not what a renamed one is made from."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")):
+        write(tmp_path / "copy", "a.txt", "ALPHA")
+        (stage.directory / "a.txt").rename(stage.directory / "z.txt")
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        assert mirror.counters.copied == 0
 
 
 @virtual
@@ -281,6 +341,7 @@ async def test_wrong_bytes_are_never_taken(
             assert (tmp_path / "copy/a.txt").read_text() == "alpha"
             await asyncio.sleep(0.05)
         await same(stage.directory, tmp_path / "copy")
+        assert not list((tmp_path / "copy/.mirror").glob("part-*"))
         assert mirror.counters.refetched == 3
         (line,) = faults(caplog)
         assert re.fullmatch(r"'a.txt' cannot be fetched \(\d bytes with SHA-256 \S+ came, .*\): trying again", line)
@@ -508,7 +569,7 @@ async def test_a_server_that_names_unsafe_paths_writes_nothing_outside(
                 "refused 'link/x': 'link' is a symbolic link",
             ]
         hostile = {"path": "../outside/evil", "size": 1, "sha256": sha(b"x")}
-        unchecked = {"path": "unchecked", "size": None, "sha256": "../../outside/evil"}
+        unchecked = {"path": "unchecked", "size": 1, "sha256": "../../outside/evil"}
         stage.meddler.tamper["/files"] = [
             lambda body: json.dumps({"cursor": "log1-0", "files": [hostile, unchecked]}).encode()
         ]
@@ -558,6 +619,7 @@ async def test_only_the_mirrors_own_files_are_ever_removed(net: Net, tmp_path: P
             "reports/old/q2.csv": "fetched",
         }
         remove(stage.directory, "reports")
+        stage.feed.publish("reports/mine", "deleted")
         stage.look()
         async with followed_until(a_mirror(tmp_path / "copy"), lambda: not (tmp_path / "copy/reports/old").exists()):
             assert set(files(tmp_path / "copy")) == {"a.txt", "reports/mine"}
