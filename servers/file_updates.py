@@ -59,7 +59,7 @@ def create_app(
     retry: int = 2000,
     coalesce: bool = True,
     source: Source | None = None,
-) -> Service:
+) -> "FileUpdates":
     """A server that announces what `feed` says and serves the files of `tree`; `source` fills the feed.
 
     `heartbeat` in seconds, `retry` in ms; `coalesce`: of several updates of one path at once only the last goes out.
@@ -70,7 +70,7 @@ def create_app(
     if tree is not None:
         feed.adopt({path: (file.size, file.sha256) for path, file in tree.files.items()})
     listing = Listing(feed)
-    fan_out = FanOut(app, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
+    fan_out = app.fan_out = FanOut(app, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
@@ -100,6 +100,8 @@ def create_app(
 
 class FileUpdates(Service):
     """The service; `coalesced` says that of several updates of one path a client may get only the last."""
+
+    fan_out: FanOut
 
     def __init__(self, feed: Feed, source: Source | None, *, coalesced: bool) -> None:
         super().__init__("file updates", feed, path="/events", source=source)
