@@ -110,14 +110,14 @@ class Flip:
         return max(self.value / self.now, self.now / self.value) if self.now else math.inf
 
     def __str__(self) -> str:
-        return f"{self.model} at {QUANTITIES[self.quantity]} = {self.value:.3g} (now {self.now:.3g})"
+        return f"{self.model} at {QUANTITIES[self.quantity].format(self.value)} (now {self.now:.3g})"
 
 
 QUANTITIES = {
-    "rate": "λ, updates per second,",
-    "budget": "the freshness budget (s)",
-    "upstream": "messages up per update",
-    "rtt": "the round trip (s)",
+    "rate": "λ = {:.3g} updates per second",
+    "budget": "a freshness budget of {:.3g} s",
+    "upstream": "{:.3g} messages up per update",
+    "rtt": "a round trip of {:.3g} s",
 }
 
 

@@ -74,7 +74,7 @@ def flip(
     at: float,
     counted: Mapping[str, Mapping[float, float]],
     *,
-    ylabel: str = "price per client and second",
+    ylabel: str = "a month, for 1000 clients",
 ) -> Picture:
     """Two or more costs over one number, their crossing, and what VIRTUAL runs came to on both sides of it.
 
@@ -87,12 +87,16 @@ def flip(
     picture, axes = blank(title, xlabel, ylabel, height=3.4, alt=alt)
     for name, law in curves.items():
         look = style(name.partition(",")[0])
-        axes.loglog(axis, law(axis), color=look.color, linestyle=look.line, label=name)
+        line = look.line if name in MODELS else (0, (3.0 * len(axes.lines) + 1, 1))
+        axes.loglog(axis, law(axis), color=look.color, linestyle=line, label=name)
         runs = counted.get(name, {})
         axes.plot(list(runs), list(runs.values()), look.marker, color=look.color, markersize=look.size + 2)
     axes.axvline(at, color=GREY, linewidth=1.2)
     axes.annotate(f" {at:.3g}", (at, 0.03), xycoords=("data", "axes fraction"), color=INK, weight="bold")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    for ticks in (axes.xaxis, axes.yaxis):
+        ticks.set_major_formatter(lambda value, _: f"{value:g}")
+        low, high = ticks.get_view_interval()
+        ticks.set_minor_formatter(_few if high > 4 * low else lambda value, _: f"{value:.3g}")
     axes.legend(loc="best", title="law (lines), VIRTUAL (points)", title_fontsize=9, fontsize=10.5)
     return picture
 
@@ -156,13 +160,13 @@ def _draw_map(
     axes: Axes, decision: Decision, rates: tuple[float, float], budgets: tuple[float, float]
 ) -> dict[str, float]:
     """Fill the regions, draw and name their boundaries; return the share of the map of each model."""
-    columns = np.geomspace(*rates, COLUMNS)
-    stacks = [boundaries(decision, float(rate), budgets) for rate in columns]
+    stacks = _stacks(decision, rates, budgets)
+    columns = np.array(list(stacks))
     low, high = budgets
     area: dict[str, float] = {}
     for model in MODELS:
-        spans = np.full((COLUMNS, 2), np.nan)
-        for n, stack in enumerate(stacks):
+        spans = np.full((len(columns), 2), np.nan)
+        for n, stack in enumerate(stacks.values()):
             for (start, who), (end, _) in zip(stack, [*stack[1:], (high, None)], strict=True):
                 if who == model:
                     spans[n] = start, end
@@ -177,9 +181,10 @@ def _draw_map(
             hatch=HATCHES[model], linewidth=0, alpha=0.55,
         )  # fmt: skip
         axes.plot(columns, np.where(spans[:, 0] > low, spans[:, 0], np.nan), color=INK, linewidth=1.5)
-        _draw_sides(axes, decision, model, columns, spans)
+        _draw_sides(axes, model, columns, spans)
         heights = np.log(spans[:, 1] / spans[:, 0])
-        area[model] = float(np.nansum(heights) / (COLUMNS * math.log(high / low)))
+        share = np.nan_to_num(heights) / math.log(high / low)
+        area[model] = float(np.trapezoid(share, np.log(columns)) / math.log(rates[1] / rates[0]))
         if area[model] > 0.02:
             _name_region(axes, model, columns, spans, heights)
         if model == SHORT:
@@ -195,22 +200,33 @@ def _draw_map(
     return area
 
 
-def _draw_sides(
-    axes: Axes, decision: Decision, model: str, columns: NDArray[np.float64], spans: NDArray[np.float64]
-) -> None:
-    """Where a region ends to the right because another stream takes over, at a rate found by halving."""
+def _stacks(
+    decision: Decision, rates: tuple[float, float], budgets: tuple[float, float]
+) -> dict[float, list[tuple[float, str | None]]]:
+    """The boundaries in each column, by its rate, ascending; where a model comes or goes, the columns stand close."""
+    columns = [float(rate) for rate in np.geomspace(*rates, COLUMNS)]
+    stacks = {rate: boundaries(decision, rate, budgets) for rate in columns}
+    for left, right in itertools.pairwise(columns):
+        a, b = left, right
+        while _models(stacks[a]) != _models(stacks[b]) and b / a > 1.001:
+            middle = math.sqrt(a * b)
+            stacks[middle] = boundaries(decision, middle, budgets)
+            a, b = (middle, b) if _models(stacks[middle]) == _models(stacks[a]) else (a, middle)
+    return dict(sorted(stacks.items()))
+
+
+def _models(stack: list[tuple[float, str | None]]) -> list[str | None]:
+    return [model for _, model in stack]
+
+
+def _draw_sides(axes: Axes, model: str, columns: NDArray[np.float64], spans: NDArray[np.float64]) -> None:
+    """Where a region ends to the right because another begins."""
     for n, (start, end) in enumerate(spans[:-1]):
-        budget = math.sqrt(start * end)
         if start == start and spans[n + 1][0] != spans[n + 1][0]:  # it is in this column, and not in the next
-            a, b = float(columns[n]), float(columns[n + 1])
-            while b / a > 1 + 1e-6:
-                middle = math.sqrt(a * b)
-                a, b = (middle, b) if _choice(decision, middle, budget) == model else (a, middle)
-            axes.vlines(b, start, end, color=INK, linewidth=1.5)
+            axes.vlines(columns[n], start, end, color=INK, linewidth=1.5)
             if model != SHORT:
-                axes.annotate(
-                    f"λ = {b:.2g} ", (b, start), xytext=(0, 6), textcoords="offset points", ha="right", size=9
-                )
+                place: dict[str, Any] = {"xytext": (0, 6), "textcoords": "offset points", "ha": "right"}
+                axes.annotate(f"λ = {columns[n]:.2g} ", (columns[n], start), size=9, **place)
 
 
 def _name_boundary(axes: Axes, decision: Decision, columns: NDArray[np.float64], budget: NDArray[np.float64]) -> None:
@@ -253,6 +269,11 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
         placed.append((x, min([y, *(other - 0.1 * height for other in beside)])))
         offset: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "annotation_clip": False}
         axes.annotate(text, placed[-1], color=color, size=9.5, va="center", **offset)
+
+
+def _few(value: float, _: int) -> str:
+    """The name of a tick between two powers of ten, if it is one of those that leave room."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _headline(picture: Figure, text: str, tag: str) -> None:
