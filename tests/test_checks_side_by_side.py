@@ -63,7 +63,7 @@ def test_the_solution_passes(check: Callable[..., checks.Verdict], solution: Cal
             "only polls that bring something",
         ),
         (checks.polls_fit, lambda n, rate, f, d, a, cores: True, "it gives True, and should give False"),
-        (checks.polls_fit, lambda n, rate, f, d, a, cores: None.no, "it raised AttributeError"),
+        (checks.polls_fit, lambda n, rate, f, d, a, cores: 1 / 0, "it raised ZeroDivisionError"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(check: Callable[..., checks.Verdict], mutant: Callable[..., Any], says: str) -> None:

@@ -271,7 +271,7 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
         axes.annotate(text, placed[-1], color=color, size=9.5, va="center", **offset)
 
 
-def _few(value: float, _: int) -> str:
+def _few(value: float, _: float) -> str:
     """The name of a tick between two powers of ten, if it is one of those that leave room."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
