@@ -17,13 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from servers import file_updates, long_polling, short_polling, sse, websocket
+from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.background import ServerError, serve
 from servers.feed import Feed
 from servers.service import HEARTBEAT, Service, Source
 from servers.sources import Tree, play, synthetic_edits, watch
 
-MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates")
+MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates", "demo")
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +75,7 @@ def parser() -> Parser:
 
 
 def build(options: argparse.Namespace) -> Service:
-    """The application that the options describe. Raises OSError when the directory cannot be watched."""
+    """The application that the options describe. Raises OSError when the directory cannot be watched, or ValueError."""
     feed = Feed(history=options.history)
     tree: Tree | None = None
     source: Source
@@ -94,6 +94,17 @@ def build(options: argparse.Namespace) -> Service:
             return websocket.create_app(feed, allow_origins=options.allow_origin, source=source)
         case "file-updates":
             return file_updates.create_app(feed, tree, heartbeat=options.heartbeat, source=source)
+        case "demo":
+            return demo.create_app(
+                feed,
+                rate=options.rate,
+                interval=options.poll_interval,
+                seed=options.seed,
+                payload=options.payload,
+                heartbeat=options.heartbeat,
+                allow_origins=options.allow_origin,
+                source=source if tree else None,
+            )
         case _:
             return sse.create_app(feed, heartbeat=options.heartbeat, source=source)
 
@@ -107,6 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         app = build(options)
     except OSError as error:
         command.error(f"{options.watch}: {error.strerror}")
+    except ValueError as error:
+        command.error(str(error))
     except KeyboardInterrupt:  # while it takes its first look at a large directory
         return 0
     enough = threading.Event()

@@ -109,12 +109,14 @@ class Counted:
 class Service(FastAPI):
     """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs."""
 
-    def __init__(self, model: str, feed: Feed, *, path: str, source: Source | None = None) -> None:
+    def __init__(
+        self, model: str, feed: Feed, *, path: str, source: Source | None = None, traffic: Traffic | None = None
+    ) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
         self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
         self.feed, self.source = feed, source
         self.closing = Closing(feed)
-        self.traffic = Traffic(model, feed)
+        self.traffic = traffic or Traffic(model, feed)
         registry = CollectorRegistry()
         registry.register(self.traffic)
         page = PAGES / f"{model.lower().replace(' ', '-')}.html"
