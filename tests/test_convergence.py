@@ -274,6 +274,8 @@ class Mirrors:
                 while left:
                     for copy, task in self.tasks.items():
                         assert not task.done(), (copy, task)
+                    for copy, process in self.processes.items():
+                        assert process.returncode is None, (self.directory / f"{copy.name}.log").read_text()
                     expected = files(directory)
                     left = [copy for copy in left if files(copy) != expected]
                     await asyncio.sleep(0.1)
@@ -285,7 +287,8 @@ class Mirrors:
 
     async def end(self) -> None:
         for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
         for task in self.tasks.values():
             task.cancel()
         await asyncio.wait(self.tasks.values())
