@@ -190,10 +190,6 @@ class Reader(asyncio.Protocol):
         return self.received.endswith(b"\r\n0\r\n\r\n")
 
 
-def fan_out_of(app: FileUpdates) -> FanOut:
-    return app.fan_out
-
-
 def virtually(
     main: Callable[[Net, FileUpdates, Feed], Coroutine[Any, Any, None]],
     *,
@@ -242,7 +238,7 @@ def test_a_single_update_takes_one_transit_and_one_write_for_each_client() -> No
     async def main(net: Net, app: FileUpdates, feed: Feed) -> None:
         readers = [await Reader.open(net, feed.cursor) for _ in range(20)]
         await asyncio.sleep(0.1)
-        assert len(fan_out_of(app).fast) == 20
+        assert len(app.fan_out.fast) == 20
         for reader in readers:
             reader.arrivals.clear()
         now = asyncio.get_running_loop().time()
@@ -321,8 +317,8 @@ def test_slow_clients_leave_the_fast_path_and_come_back_without_hole_or_duplicat
         for reader in readers:
             reader.transport.resume_reading()
         await asyncio.sleep(2)
-        assert len(fan_out_of(app).fast) == 5
-        assert all(client.task is None for client in fan_out_of(app).fast)
+        assert len(app.fan_out.fast) == 5
+        assert all(client.task is None for client in app.fan_out.fast)
         for reader in [*readers, quick]:
             position = 0
             for kind, number in reader.news():
@@ -338,24 +334,48 @@ def test_slow_clients_leave_the_fast_path_and_come_back_without_hole_or_duplicat
     virtually(main, history=history, link=Link(delay=DELAY, window=16_384))
 
 
-def test_a_slow_client_is_off_the_fast_path_while_it_is_slow() -> None:
-    """Beyond its backlog a client is served by a task of its own; when it reads again it comes back."""
+def test_a_slow_client_is_off_the_fast_path_while_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its backlog a client is served by a task of its own; when it reads on, it comes back at once."""
+    left: list[int] = []
+    leave = FanOut.leave
+    monkeypatch.setattr(FanOut, "leave", lambda *args: (left.append(args[2]), leave(*args))[1])
 
     async def main(net: Net, app: FileUpdates, feed: Feed) -> None:
+        async def publish(times: int) -> None:
+            for _ in range(times):
+                feed.publish("x" * 100)
+                await asyncio.sleep(0.002)
+
         slow, quick = [await Reader.open(net, feed.cursor) for _ in range(2)]
         await asyncio.sleep(0.1)
         slow.transport.pause_reading()
-        for _ in range(2000):
-            feed.publish("x" * 100)
-            await asyncio.sleep(0.002)
-        assert len(fan_out_of(app).fast) == 1
+        await publish(2000)
+        assert len(app.fan_out.fast) == 1
         assert len(quick.news()) > 1990
         slow.transport.resume_reading()
+        await publish(500)
+        assert len(app.fan_out.fast) == 2
+        assert len(left) == 1
         await asyncio.sleep(1)
-        assert len(fan_out_of(app).fast) == 2
-        assert slow.news() == quick.news() == [("update", number) for number in range(1, 2001)]
+        assert slow.news() == quick.news() == [("update", number) for number in range(1, 2501)]
 
     virtually(main)
+
+
+def test_a_burst_is_coalesced_for_quick_clients_and_for_slow_ones() -> None:
+    """Of a hundred updates of three paths, published at once, three go out, however a client comes by them."""
+
+    async def main(net: Net, app: FileUpdates, feed: Feed) -> None:
+        quick = await Reader.open(net, feed.cursor)
+        await asyncio.sleep(0.1)
+        for number in range(100):
+            feed.publish(f"{number % 3}")
+        late = await Reader.open(net, "e-0")
+        await asyncio.sleep(0.1)
+        assert quick.news() == late.news() == [("update", number) for number in (98, 99, 100)]
+        assert app.traffic.delivered == 6
+
+    virtually(main, make=coalescing)
 
 
 def test_a_burst_beyond_the_history_resets_everybody() -> None:
@@ -394,6 +414,7 @@ def test_a_client_ahead_of_the_round_gets_nothing_twice() -> None:
         await asyncio.sleep(0.1)
         assert first.news() == [("update", number) for number in range(1, 5)]
         assert second.news() == [("update", 4)]
+        assert second.body().count(b"id: ") == 2
 
     virtually(main)
 
