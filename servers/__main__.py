@@ -10,6 +10,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -20,9 +21,11 @@ from typing import NoReturn
 from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.background import ServerError, serve
 from servers.feed import Feed
+from servers.guard import checked_token
 from servers.service import HEARTBEAT, Service, Source
 from servers.sources import Tree, play, synthetic_edits, watch
 
+TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
 MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates", "demo")
 
 
@@ -53,6 +56,16 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return convert
 
 
+def token_in(file: str) -> str:
+    """The token that a file holds."""
+    try:
+        return checked_token(Path(file).read_text(encoding="ascii"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{file}: {error.strerror}") from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{file}: {error}") from None
+
+
 def parser() -> Parser:
     """All options, with their defaults."""
     p = Parser(prog="python -m servers", description="Tell clients what changed, by one of four models.")
@@ -70,17 +83,26 @@ def parser() -> Parser:
     p.add_argument("--heartbeat", type=number, default=HEARTBEAT, metavar="S", help="seconds between signs of life")
     p.add_argument("--poll-interval", type=number, default=5.0, metavar="S", help="what X-Poll-Interval asks for")
     p.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN",
-                   help="admit a page from elsewhere to the WebSocket (may be repeated)")  # fmt: skip
+                   help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
+    p.add_argument("--ignore", action="append", default=[], metavar="GLOB",
+                   help="with --watch: leave out .git, '*.tmp', 'build/*.o' (may be repeated)")  # fmt: skip
+    p.add_argument("--max-size", type=whole(0, 2**63), metavar="BYTES", help="with --watch: leave out larger files")
+    p.add_argument("--max-connections", type=whole(1, 10**6), metavar="N",
+                   help="file-updates: requests and streams at once, one more is 503 (no limit)")  # fmt: skip
+    p.add_argument("--token-file", type=token_in, metavar="FILE", dest="token",
+                   help=f"file-updates: has the token that requests must carry (or {TOKEN_VARIABLE} has)")  # fmt: skip
     return p
 
 
 def build(options: argparse.Namespace) -> Service:
     """The application that the options describe. Raises OSError when the directory cannot be watched, or ValueError."""
+    refuse_what_has_no_effect(options)
     feed = Feed(history=options.history)
     tree: Tree | None = None
     source: Source
     if options.watch:
-        tree = Tree(options.watch)
+        limit = math.inf if options.max_size is None else options.max_size
+        tree = Tree(options.watch, limit=limit, ignore=options.ignore)
         source = functools.partial(watch, feed, tree)
     else:
         edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload)
@@ -93,7 +115,15 @@ def build(options: argparse.Namespace) -> Service:
         case "websocket":
             return websocket.create_app(feed, allow_origins=options.allow_origin, source=source)
         case "file-updates":
-            return file_updates.create_app(feed, tree, heartbeat=options.heartbeat, source=source)
+            return file_updates.create_app(
+                feed,
+                tree,
+                heartbeat=options.heartbeat,
+                token=options.token or token_of_environment(),
+                max_connections=options.max_connections,
+                allow_origins=options.allow_origin,
+                source=source,
+            )
         case "demo":
             return demo.create_app(
                 feed,
@@ -107,6 +137,23 @@ def build(options: argparse.Namespace) -> Service:
             )
         case _:
             return sse.create_app(feed, heartbeat=options.heartbeat, source=source)
+
+
+def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
+    """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
+    if options.model != "file-updates" and (options.token or options.max_connections):
+        raise ValueError("--token-file and --max-connections are for file-updates")
+    if not options.watch and (options.ignore or options.max_size is not None):
+        raise ValueError("--ignore and --max-size need --watch")
+
+
+def token_of_environment() -> str | None:
+    """The token in the environment, if there is one. Raises ValueError for one that could not be."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    try:
+        return None if token is None else checked_token(token)
+    except ValueError as error:
+        raise ValueError(f"{TOKEN_VARIABLE}: {error}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

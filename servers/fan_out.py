@@ -33,9 +33,9 @@ log = logging.getLogger("servers")
 
 
 def find_transport(scope: Scope, send: Send) -> None:
-    """Put the connection's transport into an HTTP scope, if this is uvicorn's own `send` of a chunked response."""
+    """Put the connection's transport into the scope, if this is uvicorn's own `send`: a method of its request."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvloop's is no asyncio.Transport
-    if transport is not None and scope.get("http_version") == "1.1" and scope["method"] != "HEAD":
+    if transport is not None:
         scope[TRANSPORT] = transport
 
 
@@ -235,7 +235,8 @@ class EventStream(Response):
         else:
             first += update_blocks(opening)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        client = Client(scope.get(TRANSPORT), send, opening.position)
+        chunked = scope["http_version"] == "1.1"
+        client = Client(scope.get(TRANSPORT) if chunked else None, send, opening.position)
         await client.write(first)  # what others write to the transport comes after the headers
         fan_out.admit(client)
         try:

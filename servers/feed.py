@@ -224,10 +224,10 @@ class Feed:
         with self._lock:
             self._files = dict(files)
 
-    def listing(self) -> tuple[str, dict[str, Known]]:
-        """A cursor and the files that stand there, path to size and hash: what its updates, one by one, lead to."""
+    def listing(self) -> tuple[int, dict[str, Known]]:
+        """The head and the files that stand there, path to size and hash: what all updates, one by one, led to."""
         with self._lock:
-            return self.cursor, dict(self._files)
+            return self._head, dict(self._files)
 
     def position(self, cursor: str | None) -> int:
         """The position a cursor stands for: None is the head, "" and "0" the oldest kept.

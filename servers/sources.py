@@ -97,6 +97,9 @@ class File:
 class Abandoned(Exception):
     """Nobody wants the result of this scan any more."""
 
+    def __init__(self) -> None:
+        super().__init__("the server is stopping")
+
 
 class Tree:
     """A directory as last scanned. `files` maps POSIX paths to what stood there; `skipped` maps names to why not.
@@ -155,7 +158,7 @@ class Tree:
                 raise FileNotFoundError(errno.ENOENT, "too large")
             known = self.files.get(path)
             if known is None or not known.settled or known.identity != found:
-                known = self._read(file)
+                known = self.read(file)
             return file, known
         except BaseException:
             file.close()
@@ -214,9 +217,11 @@ class Tree:
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return self._read(file)
+            return self.read(file)
 
-    def _read(self, file: BinaryIO) -> File:
+    def read(self, file: BinaryIO) -> File:
+        """What an open file is, read from its beginning. Raises Abandoned."""
+        file.seek(0)
         now, before = time.time_ns(), os.fstat(file.fileno())
         digest = hashlib.sha256()
         while chunk := file.read(CHUNK):
