@@ -127,6 +127,7 @@ def test_a_listing_and_the_events_after_its_cursor_lead_to_the_same_files(files:
                 final = (await client.get("/files")).json()
                 expected = {file["path"]: file["size"] for file in final["files"]}
                 for answer in answers:
+                    assert answer.headers["etag"] == f'"{answer.json()["cursor"]}"'
                     state = {file["path"]: file["size"] for file in answer.json()["files"]}
                     for update in feed.read(feed.position(answer.json()["cursor"])).updates:
                         if update.change == "deleted":
