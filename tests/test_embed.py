@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from servers import sse
 from servers.background import serve
 from servers.feed import Feed
 from tests.support_browser import Tab, browser, tab, until
+from tests.test_demo_page import is_connected, shown
 
 __all__ = ["browser", "tab"]  # fixtures
 
@@ -35,6 +37,16 @@ from servers.feed import Feed
 feed = Feed(epoch="e0e0")
 server = serve(sse.create_app(feed))
 embed(server, height=420)"""
+
+DEMO = """\
+from lab.embed import embed
+from servers import demo
+from servers.background import serve
+from servers.feed import Feed
+
+feed = Feed()
+server = serve(demo.create_app(feed, rate=0, interval=0.2))
+embed(server, height=640, title="The demo")"""
 
 
 @dataclass
@@ -128,3 +140,32 @@ def test_page_lives_in_a_notebook_below_a_base_url(lab: Lab, tab: Tab) -> None:
         for count in ("1", "2"):
             lab.run(tab, 1)
             expect(frame.locator("#updates")).to_have_text(count)
+
+
+def test_demo_lives_in_a_notebook_below_a_base_url(lab: Lab, tab: Tab) -> None:
+    """Through the proxy all four lanes of the demo work, heal a cut, and leave nothing behind on a reload."""
+    complaints: list[str] = []
+    tab.context.on("console", lambda message: complaints.append(f"{message.location['url']}: {message.text}"))
+    tab.allow("")
+    lab.open(tab, DEMO, "for _ in range(5):\n    feed.publish('a.txt')")
+    lab.run(tab, 0)
+    expect(tab.page.locator("iframe[title='The demo']")).to_be_visible()
+    frame = tab.page.locator("iframe[title='The demo']").element_handle().content_frame()
+    assert frame is not None
+    is_connected(frame)
+    lab.run(tab, 1)
+    until(lambda: shown(frame, "received") == [5] * 4)
+    assert [text for text in complaints if "/proxy/" in text] == []
+    frame.get_by_role("button", name="Cut").click()
+    expect(frame.locator("#said")).to_have_text(re.compile("^Cut. Each client connects again"))
+    lab.run(tab, 1)
+    until(lambda: shown(frame, "received") == [10] * 4)
+    assert shown(frame, "lost") == [0] * 4
+    frame.goto(frame.url)
+    is_connected(frame)
+    held = (
+        "fetch('state').then(answer => answer.json()).then(({ lanes }) => Object.values(lanes).map(lane => lane.held))"
+    )
+    until(lambda: frame.evaluate(held)[1:] == [1, 1, 1])  # of itself the proxy keeps a stream whose reader has left
+    lab.run(tab, 1)
+    until(lambda: shown(frame, "received") == [5] * 4)
