@@ -820,7 +820,7 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, s
 
 
 @contextlib.contextmanager
-def live(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+def live(directory: Path, token: str | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
     """The service of a directory over real sockets: its URL, and what publishes the changes."""
     feed, tree = Feed(), Tree(directory)
 
@@ -828,7 +828,7 @@ def live(directory: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         for edit in tree.scan():
             feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
 
-    with serve(file_updates.create_app(feed, tree)) as server:
+    with serve(file_updates.create_app(feed, tree, token=token)) as server:
         yield server.url, look
 
 
@@ -866,6 +866,27 @@ async def _live_command(tmp_path: Path) -> None:
 def test_the_command_mirrors_until_a_signal_or_once(tmp_path: Path) -> None:
     """`--once` ends with status 0 when the copy is complete; otherwise a line a change, until a signal; status 0."""
     _live_command(tmp_path)
+
+
+def test_the_command_shows_the_token_that_a_server_asks_for(tmp_path: Path) -> None:
+    """With the server's token in a file the copy becomes complete; with another, one line says so; status 2."""
+    three_files(tmp_path / "dir")
+    write(tmp_path, "right", "a-token-of-many-characters\n")
+    write(tmp_path, "wrong", "a-token-of-few-characters\n")
+
+    @on_a_loop
+    async def body() -> None:
+        with live(tmp_path / "dir", token="a-token-of-many-characters") as (url, _):
+            async with command(url, tmp_path / "none", "--once", "--token-file", tmp_path / "wrong") as process:
+                status, out, err = await ended(process)
+                assert (status, out, err.count("\n")) == (2, "", 1)
+                assert "401" in err
+                assert "this server wants a token" in err
+            async with command(url, tmp_path / "copy", "--once", "--token-file", tmp_path / "right") as process:
+                assert (await ended(process))[::2] == (0, "")
+        assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
+
+    body()
 
 
 def test_a_full_disk_stops_only_what_does_not_fit(tmp_path: Path) -> None:
