@@ -98,7 +98,7 @@ class Server:
         config = uvicorn.Config(self._watched, host, port, **uvicorn_options(heartbeat))
         self._uvicorn = _Uvicorn(config, getattr(app, "closing", None))
         self._thread = threading.Thread(target=self._run, name=f"server of {host}:{port}", daemon=True)
-        self._silence = Silence()  # while it starts, in any case: the cause of a failure comes as an exception
+        self._silence = Silence(quiet=quiet)  # errors while it starts, in any case: they come as an exception
         self._thread.start()
         try:
             self._wait_until_started(f"{host}:{port}")
@@ -222,11 +222,14 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Silence(logging.Filter):
-    """Keeps what one thread (its ident) logs about its server out of the notebook; the errors are in `errors`."""
+    """Keeps what one thread (its ident) logs about its server out of the notebook; the errors are in `errors`.
 
-    def __init__(self, thread: int | None = None) -> None:
+    Without `quiet` it keeps back the errors only.
+    """
+
+    def __init__(self, thread: int | None = None, *, quiet: bool = True) -> None:
         super().__init__()
-        self.thread = thread
+        self.thread, self.quiet = thread, quiet
         self.errors: list[logging.LogRecord] = []
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self)
@@ -236,7 +239,8 @@ class Silence(logging.Filter):
             return True
         if record.levelno >= logging.ERROR:
             self.errors.append(record)
-        return False
+            return False
+        return not self.quiet
 
     def close(self) -> None:
         """Let that thread be heard again."""

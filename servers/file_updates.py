@@ -245,7 +245,6 @@ def look(tree: Tree, path: str) -> tuple[File, bytes | BinaryIO]:
         if known.size > CHUNK:
             return known, file
         with file:
-            file.seek(0)
             content = file.read(CHUNK)
         if hashlib.sha256(content).hexdigest() == known.sha256:
             return known, content

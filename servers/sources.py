@@ -159,6 +159,7 @@ class Tree:
             known = self.files.get(path)
             if known is None or not known.settled or known.identity != found:
                 known = self.read(file)
+                file.seek(0)
             return file, known
         except BaseException:
             file.close()
@@ -220,7 +221,7 @@ class Tree:
             return self.read(file)
 
     def read(self, file: BinaryIO) -> File:
-        """What an open file is, read from its beginning. Raises Abandoned."""
+        """What an open file is, read from its beginning to its end. Raises Abandoned."""
         file.seek(0)
         now, before = time.time_ns(), os.fstat(file.fileno())
         digest = hashlib.sha256()

@@ -156,6 +156,40 @@ async def test_the_options_of_a_server_take_effect() -> None:
 
 
 @on_a_loop
+async def test_file_updates_serves_what_it_announces_and_leaves_out_what_it_is_told_to(tmp_path: Path) -> None:
+    """The capstone's options take effect: token, limit of connections, of size, patterns, allow-list."""
+    (tmp_path / "token").write_text("a-token-of-many-characters\n")
+    (tmp_path / "dir").mkdir()
+    for name, size in {"a.txt": 3, "b.tmp": 3, "large": 11}.items():
+        (tmp_path / "dir" / name).write_bytes(bytes(size))
+    options = ("--token-file", f"{tmp_path}/token", "--max-connections", "2", "--max-size", "10", "--ignore", "*.tmp")
+    options += ("--allow-origin", "https://hub.example")
+    async with command("file-updates", "--port", "0", "--watch", f"{tmp_path}/dir", *options) as it:
+        url = await url_of(it, "file-updates")
+        headers = {"Authorization": "Bearer a-token-of-many-characters", "Origin": "https://hub.example"}
+        async with client() as http, contextlib.AsyncExitStack() as streams:
+            assert (await http.get(f"{url}/files")).status_code == 401
+            listing = await http.get(f"{url}/files", headers=headers)
+            assert [file["path"] for file in listing.json()["files"]] == ["a.txt"]
+            assert listing.headers["access-control-allow-origin"] == "https://hub.example"
+            after = {"after": listing.json()["cursor"]}
+            held = [
+                await streams.enter_async_context(http.stream("GET", f"{url}/events", params=after, headers=headers))
+                for _ in range(2)
+            ]
+            assert (await http.get(f"{url}/files", headers=headers)).status_code == 503
+            await asyncio.to_thread((tmp_path / "dir" / "c.txt").write_text, "new")
+            async with asyncio.timeout(PATIENCE):
+                async for line in held[0].aiter_lines():
+                    if '"path":"c.txt"' in line:
+                        break
+            it.send_signal(signal.SIGTERM)
+            out, err = (await ended(it))[1:]
+    assert out == b""
+    assert err == b"WARNING left out 'large': it is larger than 10 bytes\n"
+
+
+@on_a_loop
 async def test_ctrl_c_during_the_first_look_is_no_traceback(tmp_path: Path) -> None:
     """A huge directory takes its time before the server starts; Ctrl-C ends the command then, too."""
     with (tmp_path / "huge").open("wb") as file:
@@ -212,6 +246,14 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["sse", "--history", "0"], "argument --history: a whole number from 1 to 10000000, not '0'"),
         (["sse", "--history", "1.5"], "argument --history: a whole number from 1 to 10000000, not '1.5'"),
         (["sse", "--payload", "1048577"], "argument --payload: a whole number from 0 to 1048576, not '1048577'"),
+        (["sse", "--max-connections", "9"], "--token-file and --max-connections are for file-updates"),
+        (["sse", "--token-file", "{token}"], "--token-file and --max-connections are for file-updates"),
+        (["file-updates", "--max-connections", "0"], "argument --max-connections: a whole number from 1 to 1000000"),
+        (["file-updates", "--max-size", "-1"], "argument --max-size: a whole number from 0 to"),
+        (["file-updates", "--max-size", "9"], "--ignore and --max-size need --watch"),
+        (["file-updates", "--ignore", "*.tmp"], "--ignore and --max-size need --watch"),
+        (["file-updates", "--token-file", "{file}"], "argument --token-file: {file}: a token is at least 16 printable"),
+        (["file-updates", "--token-file", "{file}/x"], "argument --token-file: {file}/x: Not a directory"),
         (["sse", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["sse", "--rate", "1", "--watch", "."], "argument --watch: not allowed with argument --rate"),
         (["sse", "--watch", "{file}"], "{file}: Not a directory"),
@@ -224,12 +266,13 @@ def test_a_mistake_is_named_in_one_line(
     arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever is wrong with the arguments, the command says it on one line of stderr and exits with status 2."""
-    file = tmp_path / "file"
+    file, token = tmp_path / "file", tmp_path / "token"
     file.touch()
+    token.write_text(16 * "x")
     before = [signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)]
     try:
         with pytest.raises(SystemExit) as caught:
-            main([argument.format(file=file) for argument in arguments])
+            main([argument.format(file=file, token=token) for argument in arguments])
     finally:
         for sign, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(sign, handler)
@@ -239,3 +282,16 @@ def test_a_mistake_is_named_in_one_line(
     assert err.startswith(f"python -m servers: {sentence.format(file=file)}")
     assert err.count("\n") == 1
     assert err.endswith("\n")
+
+
+def test_a_token_in_the_environment_must_be_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable that holds no usable token is a mistake, never a server without protection."""
+    monkeypatch.setenv("FILE_UPDATES_TOKEN", "")
+    with pytest.raises(SystemExit) as caught:
+        main(["file-updates", "--port", "0"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "python -m servers: FILE_UPDATES_TOKEN: a token is at least 16 printable ASCII characters, without a space\n"
+    )

@@ -677,7 +677,7 @@ def test_the_page_lists_watches_and_links(tab: Tab, directory: Path) -> None:
     server = tab.serve(create_app(feed, tree, retry=50))
     tab.page.goto(server.url)
     tab.shows("known", 4)
-    assert tab.page.locator("#files a").all_inner_texts() == [markup, "a/b.csv", "empty", r"two\nlines"]
+    expect(tab.page.locator("#files a")).to_have_text([markup, "a/b.csv", "empty", r"two\nlines"])
     assert tab.page.locator("#files img").count() == 0
     expect(tab.page.locator("#state")).to_have_text("readyState 1 (open)")
     (directory / "new").write_text("x")
@@ -687,7 +687,7 @@ def test_the_page_lists_watches_and_links(tab: Tab, directory: Path) -> None:
     tab.shows("known", 4)
     assert tab.seqs() == [1, 2]
     links = tab.page.locator("#files a")
-    assert links.all_inner_texts() == [markup, "a/b.csv", "new", r"two\nlines"]
+    expect(links).to_have_text([markup, "a/b.csv", "new", r"two\nlines"])
     for number, content in enumerate(["here", "hello", "x", "lines"]):
         with tab.page.expect_download() as download:
             links.nth(number).click()
@@ -710,7 +710,7 @@ def test_the_page_lists_again_after_a_reset(tab: Tab) -> None:
     tab.shows("resets", 1)
     new.publish("third", "added", size=1, sha256="0")
     tab.shows("known", 3)
-    assert tab.page.locator("#files a").all_inner_texts() == ["new", "newer", "third"]
+    expect(tab.page.locator("#files a")).to_have_text(["new", "newer", "third"])
 
 
 def test_a_browser_asks_for_the_token_once(tab: Tab, directory: Path) -> None:

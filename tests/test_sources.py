@@ -461,6 +461,72 @@ def test_what_is_not_a_regular_file_is_passed_over(directory: Path) -> None:
     assert told(tree.scan()) == [("deleted", "a")]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "gone"),
+    [
+        (".git", [".git/config", "sub/.git/x"]),
+        ("*.tmp", ["a.tmp", "sub/b.tmp"]),
+        ("sub/*.txt", ["sub/c.txt", "sub/deep/d.txt"]),
+        ("sub/deep", ["sub/deep/d.txt"]),
+        ("deep", ["sub/deep/d.txt"]),
+        ("[ab].*", ["a.tmp", "sub/b.tmp"]),
+        ("A.TMP", []),
+        ("config/", []),
+    ],
+)
+def test_what_is_ignored_is_as_if_it_were_not_there(directory: Path, pattern: str, gone: list[str]) -> None:
+    """A pattern leaves out files and whole directories, at any depth or from the top; none is read or named."""
+    names = [".git/config", "a.tmp", "sub/.git/x", "sub/b.tmp", "sub/c.txt", "sub/deep/d.txt", "z"]
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(name)
+    tree = Tree(directory, ignore=[pattern])
+    assert sorted(tree.files) == sorted(set(names) - set(gone))
+    assert tree.skipped == {}
+    for name in names:
+        if name in gone:
+            with pytest.raises(FileNotFoundError):
+                tree.open(name)
+        else:
+            file, known = tree.open(name)
+            with file:
+                assert file.read().decode() == name
+                assert known.sha256 == hashlib.sha256(name.encode()).hexdigest()
+
+
+def test_a_file_beyond_the_limit_is_left_out_and_comes_back_when_it_shrinks(directory: Path) -> None:
+    """Growing over the limit is a deletion, shrinking below it an addition; a file at the limit counts."""
+    file = directory / "f"
+    file.write_bytes(bytes(10))
+    tree = Tree(directory, limit=10)
+    assert tree.files["f"].size == 10
+    file.write_bytes(bytes(11))
+    assert told(tree.scan()) == [("deleted", "f")]
+    assert tree.skipped == {"'f'": "it is larger than 10 bytes"}
+    assert tree.scan() == []
+    file.write_bytes(b"small")
+    assert told(tree.scan()) == [("added", "f")]
+    assert tree.skipped == {}
+
+
+def test_where_directories_cannot_be_held_open_a_link_is_refused_all_the_same(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without openat(2), as on Windows, a file is opened only where its path leads to itself."""
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    (directory / "sub").mkdir()
+    (directory / "sub" / "f").write_text("here")
+    (directory / "link").symlink_to("sub")
+    (directory / "sub" / "to").symlink_to("f")
+    tree = Tree(directory)
+    file, _ = tree.open("sub/f")
+    with file:
+        assert file.read() == b"here"
+    for path in ("link/f", "sub/to", "sub", "none", "C:f", "sub\\f"):
+        with pytest.raises(FileNotFoundError):
+            tree.open(path)
+
+
 def test_a_file_that_goes_between_listing_and_reading_is_gone(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that vanishes under the scan is deleted, the rest is told as ever."""
     names = {"a", "b"}
