@@ -19,9 +19,10 @@ from lab import experiment as module
 from lab.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
 from lab.result import LIVE, VIRTUAL, Delivery, Publication, Request, Run, count, seconds, table
 from lab.schedule import Schedule
-from servers import long_polling, short_polling, sse, websocket
+from servers import file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
 from servers.feed import Feed
+from servers.sources import Edit
 
 Result = TypeVar("Result")
 SCHEDULE = Schedule.poisson(10, 1, seed=4)
@@ -205,6 +206,20 @@ class TestRun:
         assert run.requests_between(0, 2.5) == requests[1:3]
         assert run.duration == 5.5
         assert make_run([]).held_peak == 0
+
+    def test_what_was_coalesced_is_not_lost(self) -> None:
+        """Where the server coalesces, an update that a later one of its file stands for is expected no more; in any
+        other run, and for a file whose later update did not come either, it is lost."""
+        published = [Publication(n, float(n), float(n), path) for n, path in enumerate("abaab", start=1)]
+        deliveries = [Delivery(0, n, n + 0.5) for n in (1, 4, 5)] + [Delivery(1, n, n + 0.5) for n in (2, 3)]
+        run = make_run(deliveries, published=published, coalescing=True)
+        assert run.superseded == {(0, 2), (0, 3), (1, 1)}
+        assert (run.coalesced, run.expected, run.lost) == (3, 7, 2)  # the second client has neither 4 nor 5
+        assert run.delay(5 / 7) == 0.5
+        assert run.delay(1) == float("inf")
+        assert "5/7 delivered, 3 coalesced, delay" in repr(run)
+        strict = dataclasses.replace(run, coalescing=False)
+        assert (strict.coalesced, strict.expected, strict.lost) == (0, 10, 5)
 
     def test_one_line(self) -> None:
         """A run prints what was asked, what came and how late, in one line."""
@@ -469,3 +484,15 @@ class TestExperiment:
             finish(side_by_side([(server, poll), (other, poll)], SCHEDULE))
         with pytest.raises(TypeError, match=r"servers\.service\.Service"):
             finish(side_by_side([], SCHEDULE))
+
+
+def test_an_experiment_knows_what_its_server_coalesces() -> None:
+    """A burst of updates of one file ends as soon as the last one has arrived; what was left out is not lost."""
+    burst = Schedule("burst", 0.2, tuple(Edit(0.1, "a", "modified", 1, f"{n}") for n in range(50)))
+    with serve(file_updates.create_app(Feed())) as server:
+        run = finish(experiment(server, listen, burst, clients=3, grace=20))
+    assert run.coalescing
+    assert (run.lost, run.duplicated, run.out_of_order) == (0, 0, 0)
+    assert run.coalesced + run.deliveries == 150
+    assert run.coalesced > 0
+    assert run.duration < 10

@@ -181,6 +181,7 @@ class _Group:
     def __init__(self, server: Server, client: Client, clients: int, cursor: str, seed: int) -> None:
         self.server, self.client = server, client
         self.traffic = server.app.traffic
+        self.coalescing: bool = getattr(server.app, "coalesced", False)  # the service says so
         self.counted_before: int = self.traffic.requests
         self.logs = [ClientLog(number, cursor, seed) for number in range(clients)]
         self.bytes_before = self.bytes
@@ -233,6 +234,7 @@ class _Group:
             bytes_up=after["up"] - before["up"] if after and before else None,
             bytes_down=after["down"] - before["down"] if after and before else None,
             floor=floor,
+            coalescing=self.coalescing,
         )
 
 
@@ -284,8 +286,12 @@ class _Bench:
     def is_over(self, following: Sequence[asyncio.Task[None]]) -> bool:
         if all(task.done() for task in following):
             return True
+        if self.finite:
+            return False
         everything = {seq for seq, *_ in self.published}
-        return not self.finite and all(everything <= log.seen for group in self.groups for log in group.logs)
+        newest = set({path: seq for seq, _, _, path in self.published}.values())
+        wanted = [(newest if group.coalescing else everything, group.logs) for group in self.groups]
+        return all(seqs <= log.seen for seqs, logs in wanted for log in logs)
 
 
 def _shared_feed(contenders: Sequence[tuple[Server, Client]]) -> Feed:

@@ -215,7 +215,8 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int) -> float:
     axes.hlines(y, began, x, look.color, linewidth=widths, zorder=4)
     dot: dict[str, Any] = {"marker": look.marker, "markersize": look.size, "markeredgecolor": "white"}
     axes.plot(x, y, color=look.color, linestyle="", zorder=5, **dot)
-    crosses = [(at, n) for n in range(lanes) for seq, at in published.items() if (n, seq) not in run.first_deliveries]
+    missed = {(n, seq) for n in range(lanes) for seq in published} - run.first_deliveries.keys() - run.superseded
+    crosses = [(published[seq], n) for n, seq in sorted(missed)]
     lost: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2.2}
     axes.plot([at for at, _ in crosses], [lane[n] for _, n in crosses], color=INK, linestyle="", zorder=6, **lost)
     return bottom

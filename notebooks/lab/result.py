@@ -54,6 +54,7 @@ class Run:
 
     `mode` is LIVE (real sockets, real time) or VIRTUAL. `server_requests` is the server's own count.
     Bytes on the wire are those of the payload of TCP, headers and framing included; None where nobody counted.
+    `coalescing` says that of several updates of one file the server may have sent only the last.
     `floor` (s) is the instrument's own: how late a metronome on the clients' event loop was, in the worst one of
     twenty ticks. A difference of delays below it says nothing. It is 0 in virtual time.
     """
@@ -72,6 +73,7 @@ class Run:
     bytes_up: int | None = None
     bytes_down: int | None = None
     floor: float = 0.0
+    coalescing: bool = False
 
     @property
     def duration(self) -> float:
@@ -110,8 +112,26 @@ class Run:
 
     @property
     def expected(self) -> int:
-        """Deliveries there should be: every update to every client, once."""
-        return self.clients * len(self.published)
+        """Deliveries there should be: every update to every client, once, unless a later one stands for it."""
+        return self.clients * len(self.published) - self.coalesced
+
+    @property
+    def coalesced(self) -> int:
+        """Deliveries that a later update of the same file stands for: none unless the run is `coalescing`."""
+        return len(self.superseded)
+
+    @cached_property
+    def superseded(self) -> frozenset[tuple[int, int]]:
+        """(client, seq) of each of them: the update did not come, and a later one of its file did."""
+        left_out: set[tuple[int, int]] = set()
+        for client in range(self.clients if self.coalescing else 0):
+            came_later: set[str] = set()
+            for seq, _, _, path in sorted(self.published, reverse=True):
+                if (client, seq) in self.first_deliveries:
+                    came_later.add(path)
+                elif path in came_later:
+                    left_out.add((client, seq))
+        return frozenset(left_out)
 
     @property
     def deliveries(self) -> int:
@@ -187,6 +207,7 @@ class Run:
             f"Run({self.label}, {self.mode}: {count(self.clients, 'client')}, {count(len(self.published), 'update')}, "
             f"{count(self.requests, 'request')} ({self.wasted:,} wasted), "
             f"{self.expected - self.lost:,}/{self.expected:,} delivered, "
+            f"{f'{self.coalesced:,} coalesced, ' if self.coalesced else ''}"
             f"delay p50 {seconds(self.delay(0.5))}, p95 {seconds(self.delay(0.95))})"
         )
 
