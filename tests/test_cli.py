@@ -162,8 +162,8 @@ async def test_file_updates_serves_what_it_announces_and_leaves_out_what_it_is_t
     (tmp_path / "dir").mkdir()
     for name, size in {"a.txt": 3, "b.tmp": 3, "large": 11}.items():
         (tmp_path / "dir" / name).write_bytes(bytes(size))
-    options = ("--token-file", f"{tmp_path}/token", "--max-connections", "2", "--max-size", "10", "--ignore", "*.tmp")
-    options += ("--allow-origin", "https://hub.example")
+    options = ["--token-file", f"{tmp_path}/token", "--max-connections", "2", "--max-size", "10", "--ignore", "*.tmp"]
+    options += ["--allow-origin", "https://hub.example"]
     async with command("file-updates", "--port", "0", "--watch", f"{tmp_path}/dir", *options) as it:
         url = await url_of(it, "file-updates")
         headers = {"Authorization": "Bearer a-token-of-many-characters", "Origin": "https://hub.example"}

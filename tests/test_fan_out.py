@@ -22,7 +22,7 @@ from lab.event_stream import EventStreamParser
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import file_updates, sse
 from servers.background import serve as serve_live
-from servers.fan_out import BACKLOG, WINDOW, FanOut
+from servers.fan_out import BACKLOG, WINDOW, Client, FanOut
 from servers.feed import BATCH, Feed
 from servers.file_updates import FileUpdates
 from servers.service import Service
@@ -338,7 +338,12 @@ def test_a_slow_client_is_off_the_fast_path_while_it_is_slow(monkeypatch: pytest
     """Beyond its backlog a client is served by a task of its own; when it reads on, it comes back at once."""
     left: list[int] = []
     leave = FanOut.leave
-    monkeypatch.setattr(FanOut, "leave", lambda *args: (left.append(args[2]), leave(*args))[1])
+
+    def counted(fan_out: FanOut, client: Client, position: int) -> None:
+        left.append(position)
+        leave(fan_out, client, position)
+
+    monkeypatch.setattr(FanOut, "leave", counted)
 
     async def main(net: Net, app: FileUpdates, feed: Feed) -> None:
         async def publish(times: int) -> None:

@@ -601,7 +601,7 @@ async def test_with_a_token_only_health_is_free(directory: Path) -> None:
                 basic("wrong"),
                 basic(""),
             ):
-                headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+                headers = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
                 answer = await client.get(path, headers=headers)
                 assert answer.status_code == 401, (path, authorization)
                 assert [c.split()[0] for c in answer.headers.get_list("www-authenticate")] == ["Bearer", "Basic"]

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from nchan import nchan
+
+from tests.benchmarks.nchan import nchan
 
 MARK = b'"seq":'
 HERE = Path(__file__).parent
