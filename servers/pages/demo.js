@@ -171,6 +171,7 @@ class Lane {
       mark(pen, this.glyph, x(at), y, size);
     }
 
+    // Of a long poll there may be no gap: a browser repeats a GET by itself when a used connection ends without a byte.
     if (state?.cut.lanes[this.model]) {
       pen.strokeStyle = pen.fillStyle = look.outlineColor;
       pen.lineWidth = 3;
