@@ -75,6 +75,7 @@ def parser() -> Parser:
     source = p.add_mutually_exclusive_group()
     source.add_argument("--watch", type=Path, metavar="DIR", help="announce the changes of a real directory")
     source.add_argument("--rate", type=number, default=1.0, metavar="R", help="synthetic updates a second (1)")
+    p.add_argument("--regular", action="store_true", help="space them evenly (without: at random, Poisson)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the synthetic updates (0)")
     p.add_argument("--payload", type=whole(0, 2**20), default=0, metavar="BYTES",
                    help="synthetic file contents that travel inline (0: none)")  # fmt: skip
@@ -105,7 +106,7 @@ def build(options: argparse.Namespace) -> Service:
         tree = Tree(options.watch, limit=limit, ignore=options.ignore)
         source = functools.partial(watch, feed, tree)
     else:
-        edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload)
+        edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload, regular=options.regular)
         source = functools.partial(play, feed, edits)
     match options.model:
         case "short-polling":
@@ -145,6 +146,8 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
         raise ValueError("--token-file and --max-connections are for file-updates")
     if not options.watch and (options.ignore or options.max_size is not None):
         raise ValueError("--ignore and --max-size need --watch")
+    if options.regular and (options.watch or options.model == "demo"):
+        raise ValueError("--regular spaces synthetic updates: not with --watch, and the demo has a schedule of its own")
 
 
 def token_of_environment() -> str | None:

@@ -62,7 +62,7 @@ class FanOut:
     def __init__(self, app: Service, *, heartbeat: float = HEARTBEAT, retry: int = 2000, coalesce: bool = True) -> None:
         self.feed, self.closing, self.traffic = app.feed, app.closing, app.traffic
         self.heartbeat, self.retry, self.coalesce = heartbeat, retry, coalesce
-        self.fast: dict[Client, None] = {}
+        self.fast: dict[asyncio.Transport, Client] = {}  # by what they are written to
         self.position = 0
         self.spoke = 0.0  # when all on the fast path were last written to (loop time, s)
         self.task: asyncio.Task[None] | None = None
@@ -80,13 +80,14 @@ class FanOut:
         if client.transport is None:
             client.task = _start(self.serve_alone(client), client)
         elif client.position == self.position and not self.closing.is_set():
-            self.fast[client] = None
+            self.fast[client.transport] = client
         else:
             client.task = _start(self.catch_up(client), client)
 
     def dismiss(self, client: Client) -> None:
         """Forget a client that has left."""
-        self.fast.pop(client, None)
+        if client.transport:
+            self.fast.pop(client.transport, None)
         if client.task:
             client.task.cancel()
 
@@ -107,8 +108,8 @@ class FanOut:
             if pause > 0 and self.feed.head - self.position < BATCH:
                 await asyncio.sleep(pause)
             await self.round()
-        for client in tuple(self.fast):  # to end each of them takes a send that may have to wait
-            self.leave(client, self.position)
+        for transport in tuple(self.fast):  # to end each of them takes a send that may have to wait
+            self.leave(transport, self.position)
 
     async def round(self) -> None:
         """Write what is new, once for all."""
@@ -127,22 +128,23 @@ class FanOut:
         """Write to every client on the fast path, and say to how many; a slow one goes on by itself from `before`."""
         self.spoke = asyncio.get_running_loop().time()
         written = 0
-        for number, client in enumerate(tuple(self.fast), start=1):
-            if number % TURN == 0:
+        transports = tuple(self.fast)
+        for first in range(0, len(transports), TURN):
+            if first:
                 await asyncio.sleep(0)
-            transport = client.transport
-            if client not in self.fast or transport is None or transport.is_closing():
-                continue  # it has left, or is about to learn that it has
-            if transport.get_write_buffer_size() > BACKLOG:
-                self.leave(client, before)
-            else:
-                transport.write(chunk)
-                written += 1
+            for transport in transports[first : first + TURN]:
+                if transport.is_closing():
+                    continue  # it has left, or is about to learn that it has
+                if transport.get_write_buffer_size() > BACKLOG:
+                    self.leave(transport, before)
+                else:
+                    transport.write(chunk)
+                    written += 1
         return written
 
-    def leave(self, client: Client, position: int) -> None:
+    def leave(self, transport: asyncio.Transport, position: int) -> None:
         """Let a client go on by itself."""
-        del self.fast[client]
+        client = self.fast.pop(transport)
         client.position = position
         client.task = _start(self.catch_up(client), client)
 
@@ -173,7 +175,7 @@ class FanOut:
                 break
             if client.position == self.position:
                 client.task = None
-                self.fast[client] = None
+                self.fast[client.transport] = client
                 return
             if client.position > self.position:  # it knows what the others are about to be told
                 await asyncio.sleep(WINDOW)

@@ -25,6 +25,8 @@ Known = tuple[int | None, str | None]  # a file's size in bytes and its SHA-256
 Encoded = TypeVar("Encoded", bytes, str)
 
 BATCH = 500  # updates in one answer at most: a reader that is far behind asks again
+CHANGES = get_args(Change)
+TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes an encoder a call
 CURSOR = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,17})")
 
 
@@ -74,7 +76,7 @@ class Update:
 
     def __post_init__(self, content: bytes | None) -> None:
         known = {"seq": self.seq, "path": self.path, "change": self.change, "size": self.size, "sha256": self.sha256}
-        text = json.dumps(known, ensure_ascii=False, separators=(",", ":"))[:-1] + f',"published":{self.published:.6f}'
+        text = TO_JSON(known)[:-1] + f',"published":{self.published:.6f}'
         if content is not None:
             text += f',"content":"{base64.b64encode(content).decode()}"'
         object.__setattr__(self, "json", f"{text}}}".encode())
@@ -199,8 +201,8 @@ class Feed:
     ) -> Update:
         """Append an update and wake all readers. Raises ValueError on what no client should ever see."""
         check_path(path)
-        if change not in get_args(Change):
-            raise ValueError(f"a change is one of {', '.join(get_args(Change))}, not {change!r}")
+        if change not in CHANGES:
+            raise ValueError(f"a change is one of {', '.join(CHANGES)}, not {change!r}")
         if change == "deleted" and (size, sha256, content) != (None, None, None):
             raise ValueError("a deleted file has no size, hash or content")
         with self._lock:

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fnmatch
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -48,17 +49,21 @@ class Edit:
     content: bytes | None = None
 
 
-def synthetic_edits(rate: float, *, seed: int = 0, payload: int = 0, files: int = 50) -> Iterator[Edit]:
-    """An endless Poisson stream of edits, `rate` a second on average, over at most `files` paths.
+def synthetic_edits(
+    rate: float, *, seed: int = 0, payload: int = 0, files: int = 50, regular: bool = False
+) -> Iterator[Edit]:
+    """An endless stream of edits over at most `files` paths, `rate` a second: Poisson arrivals, or `regular` ones.
 
-    The same seed gives the same edits. With `payload` > 0 every added or modified file has that many
-    bytes and carries them inline.
+    The same seed gives the same edits; `regular` moves their times only. With `payload` > 0 every added or
+    modified file has that many bytes and carries them inline.
     """
     rng = random.Random(seed)
     living: list[str] = []
     at, born = 0.0, 0
-    while True:
+    for number in itertools.count(1):
         at += rng.expovariate(rate)
+        if regular:
+            at = number / rate
         kind = rng.random()
         if not living or (kind < 0.2 and len(living) < files):
             born += 1

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from servers.__main__ import main
+from lab.virtual import run_virtual
+from servers.__main__ import build, main, parser
 from tests.support import PATIENCE, on_a_loop, until
 from tests.support_feed import READERS, client
 
@@ -130,6 +131,25 @@ async def test_synthetic_updates_come_at_their_rate_and_a_second_signal_does_no_
         told = await asyncio.gather(first(one), first(another))
     assert told[0] == told[1]
     assert all(update["size"] == 16 for update in told[0] if update["change"] != "deleted")
+
+
+def test_regular_updates_come_evenly_spaced() -> None:
+    """With --rate 4 --regular there is one more update each quarter of a second, in virtual time exactly."""
+    app = build(parser().parse_args(["sse", "--rate", "4", "--regular"]))
+
+    async def main(_: object) -> list[int]:
+        assert app.source
+        source = asyncio.create_task(app.source())
+        await asyncio.sleep(0.125)
+        heads = []
+        for _ in range(12):
+            heads.append(app.feed.head)
+            await asyncio.sleep(0.25)
+        source.cancel()
+        await asyncio.wait([source])
+        return heads
+
+    assert run_virtual(main) == list(range(12))
 
 
 @on_a_loop
@@ -250,6 +270,8 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["sse", "--token-file", "{token}"], "--token-file and --max-connections are for file-updates"),
         (["file-updates", "--max-connections", "0"], "argument --max-connections: a whole number from 1 to 1000000"),
         (["file-updates", "--max-size", "-1"], "argument --max-size: a whole number from 0 to"),
+        (["sse", "--regular", "--watch", "."], "--regular spaces synthetic updates: not with --watch"),
+        (["demo", "--regular"], "--regular spaces synthetic updates: not with --watch, and the demo has"),
         (["file-updates", "--max-size", "9"], "--ignore and --max-size need --watch"),
         (["file-updates", "--ignore", "*.tmp"], "--ignore and --max-size need --watch"),
         (["file-updates", "--token-file", "{file}"], "argument --token-file: {file}: a token is at least 16 printable"),

@@ -22,7 +22,7 @@ from lab.event_stream import EventStreamParser
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import file_updates, sse
 from servers.background import serve as serve_live
-from servers.fan_out import BACKLOG, WINDOW, Client, FanOut
+from servers.fan_out import BACKLOG, WINDOW, FanOut
 from servers.feed import BATCH, Feed
 from servers.file_updates import FileUpdates
 from servers.service import Service
@@ -318,7 +318,7 @@ def test_slow_clients_leave_the_fast_path_and_come_back_without_hole_or_duplicat
             reader.transport.resume_reading()
         await asyncio.sleep(2)
         assert len(app.fan_out.fast) == 5
-        assert all(client.task is None for client in app.fan_out.fast)
+        assert all(client.task is None for client in app.fan_out.fast.values())
         for reader in [*readers, quick]:
             position = 0
             for kind, number in reader.news():
@@ -339,9 +339,9 @@ def test_a_slow_client_is_off_the_fast_path_while_it_is_slow(monkeypatch: pytest
     left: list[int] = []
     leave = FanOut.leave
 
-    def counted(fan_out: FanOut, client: Client, position: int) -> None:
+    def counted(fan_out: FanOut, transport: asyncio.Transport, position: int) -> None:
         left.append(position)
-        leave(fan_out, client, position)
+        leave(fan_out, transport, position)
 
     monkeypatch.setattr(FanOut, "leave", counted)
 

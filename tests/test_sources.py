@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,14 @@ def test_the_edits_are_a_poisson_stream_of_the_rate(rate: float) -> None:
     assert min(gaps) >= 0
     assert statistics.fmean(gaps) == pytest.approx(1 / rate, abs=4 / rate / count**0.5)
     assert statistics.variance(gaps) == pytest.approx(1 / rate**2, abs=4 / rate**2 * (8 / count) ** 0.5)
+
+
+def test_regular_edits_are_the_same_ones_evenly_spaced() -> None:
+    """The n-th regular edit comes at exactly n / rate, and is what a Poisson schedule of that seed has there."""
+    regular = list(itertools.islice(synthetic_edits(8, seed=3, payload=64, regular=True), 300))
+    assert [edit.at for edit in regular] == [number / 8 for number in range(1, 301)]
+    poisson = itertools.islice(synthetic_edits(8, seed=3, payload=64), 300)
+    assert regular == [replace(edit, at=even.at) for edit, even in zip(poisson, regular, strict=True)]
 
 
 @given(seed=st.integers(), files=st.integers(1, 30), payload=st.sampled_from([0, 1, 300]))

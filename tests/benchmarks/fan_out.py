@@ -1,9 +1,12 @@
 """CPU per delivery and memory per connection of each server, beside the recipe that tutorials give, or nchan.
 
-    python tests/benchmarks/fan_out.py [--clients 500] [--rate 10] [--seconds 8] [--rounds 3] [PAIR ...]
+    python tests/benchmarks/fan_out.py [--clients 500] [--rate 10] [--seconds 8] [--rounds 3] [--poisson] [PAIR ...]
 
 Every server runs in a process of its own; the load is made here, by raw asyncio protocols. The two sides
 of a pair take turns within one run, and only their ratio is worth quoting: absolute times are the machine's.
+Both publish the same edits at the same times, evenly spaced or, with --poisson, at random. The times matter: after a
+gap of more than its retransmission timeout (0.2 s) a receiver's TCP acknowledges each segment at once, and on
+loopback the sender's `write` does that work, too.
 """
 
 import argparse
@@ -16,8 +19,10 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import psutil
+import uvloop
 
 from tests.benchmarks.nchan import nchan
 
@@ -35,8 +40,7 @@ class Client(asyncio.Protocol):
         self.load, self.tail, self.answer, self.cursor = load, b"", b"", "0"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by name
         self.load.open += 1
         self.ask()
 
@@ -122,13 +126,16 @@ class Result:
 async def measure(model: str, ours: bool, options: argparse.Namespace, recipe: str = "") -> Result:
     port = free_port()
     if model == "nchan" and not ours:
-        async with nchan(port, options.rate) as nginx:
+        async with nchan(port, options.rate, regular=not options.poisson) as nginx:
             return await under_load(psutil.Process(nginx.pid), Load(model, ours, port), options)
     if ours:
         model = "file-updates" if model == "nchan" else model
         command = [sys.executable, "-m", "servers", model, "--port", str(port), "--rate", str(options.rate)]
+        command += [] if options.poisson else ["--regular"]
     else:
-        command = [sys.executable, str(HERE / "recipes.py"), recipe or RECIPE[model], str(port), str(options.rate)]
+        arrivals = "poisson" if options.poisson else "regular"
+        name = recipe or RECIPE[model]
+        command = [sys.executable, str(HERE / "recipes.py"), name, str(port), str(options.rate), arrivals]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
     try:
         return await under_load(psutil.Process(process.pid), Load(model, ours, port), options)
@@ -173,14 +180,16 @@ def main() -> None:
     p.add_argument("--rate", type=float, default=10)
     p.add_argument("--seconds", type=float, default=8)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--poisson", action="store_true", help="updates at random times, not evenly spaced")
     options = p.parse_args()
-    print(f"{options.clients} clients, {options.rate:g} updates/s, medians of {options.rounds} rounds")
+    arrivals = "Poisson" if options.poisson else "regular"
+    print(f"{options.clients} clients, {options.rate:g} updates/s ({arrivals}), medians of {options.rounds} rounds")
     print(f"{'model':15}{'unit':12}{'theirs CPU':>12}{'ours':>8}{'ratio':>8}{'theirs KiB':>13}{'ours':>8}")
     for model in options.pairs:
         ours, theirs = [], []
         for _ in range(options.rounds):
-            theirs.append(asyncio.run(measure(model, False, options)))
-            ours.append(asyncio.run(measure(model, True, options)))
+            theirs.append(uvloop.run(measure(model, False, options)))
+            ours.append(uvloop.run(measure(model, True, options)))
         ratio = statistics.median(t.cpu_per_million / o.cpu_per_million for t, o in zip(theirs, ours, strict=True))
         cpu = [statistics.median(r.cpu_per_million for r in side) for side in (theirs, ours)]
         kib = [statistics.median(r.kib_per_connection for r in side) for side in (theirs, ours)]

@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from servers.sources import synthetic_edits
+
 MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 CONFIGURATION = """
 load_module {module};
@@ -33,8 +35,8 @@ http {{
 
 
 @contextlib.asynccontextmanager
-async def nchan(port: int, rate: float) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run it, and publish one update of about 190 bytes `rate` times a second."""
+async def nchan(port: int, rate: float, *, regular: bool) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run it, and publish the synthetic edits of our own servers, at the same times."""
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder, "nginx.conf")
         text = CONFIGURATION.format(module=MODULE, folder=folder, port=port)
@@ -42,7 +44,7 @@ async def nchan(port: int, rate: float) -> AsyncIterator[asyncio.subprocess.Proc
         process = await asyncio.create_subprocess_exec(
             *("nginx", "-p", folder, "-c", str(configuration)), stderr=asyncio.subprocess.DEVNULL
         )
-        publishing = asyncio.create_task(publish(port, rate))
+        publishing = asyncio.create_task(publish(port, rate, regular))
         try:
             yield process
         finally:
@@ -52,8 +54,8 @@ async def nchan(port: int, rate: float) -> AsyncIterator[asyncio.subprocess.Proc
             await process.wait()
 
 
-async def publish(port: int, rate: float) -> None:
-    """POST the same updates as the recipes, over one connection."""
+async def publish(port: int, rate: float, regular: bool) -> None:
+    """POST each update at its time, over one connection."""
     async with asyncio.timeout(20):
         while True:
             try:
@@ -62,12 +64,11 @@ async def publish(port: int, rate: float) -> None:
             except OSError:
                 await asyncio.sleep(0.1)
     with contextlib.closing(writer):
-        seq = 0
-        while True:
-            await asyncio.sleep(1 / rate)
-            seq += 1
-            known = {"seq": seq, "path": f"reports/file-{seq % 50:03}.txt", "change": "modified", "size": 1234}
-            body = json.dumps(known | {"sha256": "0" * 64, "published": round(time.time(), 6)}).encode()
+        start = time.perf_counter()
+        for seq, edit in enumerate(synthetic_edits(rate, regular=regular), start=1):
+            await asyncio.sleep(start + edit.at - time.perf_counter())
+            known = {"seq": seq, "path": edit.path, "change": edit.change, "size": edit.size, "sha256": edit.sha256}
+            body = json.dumps(known | {"published": round(time.time(), 6)}).encode()
             writer.write(b"POST /publish HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             answer = await reader.readuntil(b"\r\n\r\n")
             length = int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0])

@@ -1,7 +1,8 @@
-"""The recipes that tutorials give, to be compared with: python recipes.py NAME PORT RATE.
+"""The recipes that tutorials give, to be compared with: python recipes.py NAME PORT RATE ARRIVALS.
 
 Each is what a reader finds first, kept as it is usually written: a queue per client, an encoding per
-client, and no cursor. They publish one update of about 190 bytes `RATE` times a second.
+client, and no cursor. They publish the synthetic edits of our own servers, at the same times: `RATE` a
+second, and ARRIVALS is "regular" or "poisson".
 """
 
 import asyncio
@@ -16,7 +17,9 @@ import uvicorn
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from sse_starlette import EventSourceResponse
 
-RATE = float(sys.argv[3]) if len(sys.argv) > 3 else 10.0
+from servers.sources import synthetic_edits
+
+NAME, PORT, RATE, ARRIVALS = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 
 history: list[dict[str, Any]] = []
 news = asyncio.Condition()
@@ -38,15 +41,15 @@ manager = ConnectionManager()
 
 
 async def publish() -> None:
-    while True:
-        await asyncio.sleep(1 / RATE)
-        seq = len(history) + 1
+    start = time.perf_counter()
+    for edit in synthetic_edits(RATE, regular=ARRIVALS == "regular"):
+        await asyncio.sleep(start + edit.at - time.perf_counter())
         update = {
-            "seq": seq,
-            "path": f"reports/file-{seq % 50:03}.txt",
-            "change": "modified",
-            "size": 1234,
-            "sha256": "0" * 64,
+            "seq": len(history) + 1,
+            "path": edit.path,
+            "change": edit.change,
+            "size": edit.size,
+            "sha256": edit.sha256,
             "published": round(time.time(), 6),
         }
         async with news:
@@ -112,8 +115,8 @@ if __name__ == "__main__":
     websockets = {"ws": "websockets", "ws-sansio": "websockets-sansio", "ws-deflate": "websockets"}
     uvicorn.run(
         app,
-        port=int(sys.argv[2]),
+        port=PORT,
         log_level="error",
-        ws=websockets.get(sys.argv[1], "auto"),
-        ws_per_message_deflate=sys.argv[1] == "ws-deflate",
+        ws=websockets.get(NAME, "auto"),
+        ws_per_message_deflate=NAME == "ws-deflate",
     )
