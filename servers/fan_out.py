@@ -25,7 +25,7 @@ from servers.sse import reset_block, update_blocks
 WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined
 BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
 MOST = 256 * 1024  # bytes of updates in one round, at least one update
-TURN = 500  # clients written to before others get the loop
+TURN = 100  # clients written to before others get the loop
 TRANSPORT = "servers.transport"  # where the scope has it
 HEARTBEAT_BLOCK = b": heartbeat\n\n"
 
