@@ -6,7 +6,6 @@ one line and exit status 2.
 """
 
 import argparse
-import contextlib
 import functools
 import logging
 import math
@@ -14,11 +13,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from servers import demo, file_updates, long_polling, short_polling, sse, websocket
+from servers.arguments import Parser, number, token_in, whole
 from servers.background import ServerError, serve
 from servers.feed import Feed
 from servers.guard import checked_token
@@ -27,43 +25,6 @@ from servers.sources import Tree, play, synthetic_edits, watch
 
 TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
 MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates", "demo")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake gets one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
-
-
-def number(text: str) -> float:
-    """A finite number above 0."""
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < math.inf:
-            return value
-    raise argparse.ArgumentTypeError(f"a number above 0, not {text!r}")
-
-
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """A whole number from `least` to `most`."""
-
-    def convert(text: str) -> int:
-        with contextlib.suppress(ValueError):
-            if least <= (value := int(text)) <= most:
-                return value
-        raise argparse.ArgumentTypeError(f"a whole number from {least} to {most}, not {text!r}")
-
-    return convert
-
-
-def token_in(file: str) -> str:
-    """The token that a file holds."""
-    try:
-        return checked_token(Path(file).read_text(encoding="ascii"))
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{file}: {error.strerror}") from None
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{file}: {error}") from None
 
 
 def parser() -> Parser:

@@ -4,9 +4,13 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
+import re
 import selectors
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, ParamSpec
 
@@ -17,6 +21,7 @@ from starlette.types import ASGIApp, Message
 from servers.background import Server
 
 PATIENCE = 20.0  # seconds until a condition that should hold at once is given up; long, because the machine may be busy
+SENTENCE = re.compile(r"(\S+) at (http://127\.0\.0\.1:\d+) \(Ctrl-C stops it\)\n")
 Arguments = ParamSpec("Arguments")
 
 
@@ -126,6 +131,45 @@ async def closed(connection: websockets.ClientConnection) -> tuple[int, str]:
                 await connection.recv()
     assert connection.protocol.close_rcvd is not None, "the connection ended without a close frame"
     return connection.protocol.close_rcvd.code, connection.protocol.close_rcvd.reason
+
+
+@contextlib.asynccontextmanager
+async def command(module: str, *arguments: object, preamble: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m module` as a process that complains of whatever is left open; `preamble` is run in it before."""
+    run = ("-c", f"{preamble}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error::ResourceWarning", *(run if preamble else ("-m", module))),
+        *map(str, arguments),
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def url_of(process: asyncio.subprocess.Process, model: str) -> str:
+    """The URL in the first line of a server's command, which must be exactly as documented."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        line = (await process.stdout.readline()).decode()
+    match = SENTENCE.fullmatch(line)
+    assert match, line or await process.stderr.read()
+    assert match[1] == model
+    return match[2]
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    """Exit status, and the rest of what it printed on stdout and stderr."""
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
 
 
 class Raw:

@@ -2,13 +2,9 @@
 
 import asyncio
 import contextlib
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +13,8 @@ import pytest
 
 from lab.virtual import run_virtual
 from servers.__main__ import build, main, parser
-from tests.support import PATIENCE, on_a_loop, until
+from tests.support import PATIENCE, command, ended, on_a_loop, until, url_of
 from tests.support_feed import READERS, client
-
-SENTENCE = re.compile(rb"(\S+) at (http://127\.0\.0\.1:\d+) \(Ctrl-C stops it\)\n")
-
-
-@contextlib.asynccontextmanager
-async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The command as a process that complains of whatever is left open."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error::ResourceWarning", "-m", "servers", *arguments),
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def url_of(process: asyncio.subprocess.Process, model: str) -> str:
-    """The URL of the first line, which must be exactly as documented."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE):
-        line = await process.stdout.readline()
-    match = SENTENCE.fullmatch(line)
-    assert match, line or await process.stderr.read()
-    assert match[1].decode() == model
-    return match[2].decode()
-
-
-async def ended(process: asyncio.subprocess.Process) -> tuple[int, bytes, bytes]:
-    """Exit status, and the rest of what it printed on stdout and stderr."""
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out, err
 
 
 @pytest.mark.parametrize(
@@ -76,7 +32,7 @@ def test_a_watched_directory_is_announced_until_a_signal(model: str, sign: signa
 
     @on_a_loop
     async def body() -> None:
-        async with command(model, "--port", "0", "--watch", str(tmp_path)) as process:
+        async with command("servers", model, "--port", "0", "--watch", str(tmp_path)) as process:
             url = await url_of(process, model)
             seen: list[tuple[str, str]] = []
 
@@ -101,7 +57,7 @@ def test_a_watched_directory_is_announced_until_a_signal(model: str, sign: signa
             assert not reading.done()
             process.send_signal(sign)
             async with asyncio.timeout(10):  # 2 s are promised on a machine that has nothing else to do
-                assert await ended(process) == (0, b"", b"")
+                assert await ended(process) == (0, "", "")
             (end,) = await asyncio.gather(reading, return_exceptions=True)
             # a stream ends; a poll was answered, and the next one finds nobody, or the connection being closed
             assert end is None if model in ("websocket", "sse") else isinstance(end, httpx.TransportError)
@@ -123,11 +79,11 @@ async def test_synthetic_updates_come_at_their_rate_and_a_second_signal_does_no_
                     break
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        assert await ended(process) == (0, b"", b"")
+        assert await ended(process) == (0, "", "")
         return [{key: value for key, value in update.items() if key != "published"} for update in seen[:20]]
 
     options = ("long-polling", "--port", "0", "--rate", "200", "--seed", "5", "--payload", "16")
-    async with command(*options) as one, command(*options) as another:
+    async with command("servers", *options) as one, command("servers", *options) as another:
         told = await asyncio.gather(first(one), first(another))
     assert told[0] == told[1]
     assert all(update["size"] == 16 for update in told[0] if update["change"] != "deleted")
@@ -156,7 +112,7 @@ def test_regular_updates_come_evenly_spaced() -> None:
 async def test_the_options_of_a_server_take_effect() -> None:
     """History, polling interval and address are those of the command line."""
     async with command(
-        "short-polling", "--port", "0", "--rate", "500", "--history", "3", "--poll-interval", "0.25"
+        "servers", "short-polling", "--port", "0", "--rate", "500", "--history", "3", "--poll-interval", "0.25"
     ) as it:
         url = await url_of(it, "short-polling")
         async with client() as http:
@@ -172,7 +128,7 @@ async def test_the_options_of_a_server_take_effect() -> None:
                     await asyncio.sleep(0.01)
             assert 'updates_history{model="short polling"} 3.0' in (await http.get(f"{url}/metrics")).text
         it.send_signal(signal.SIGINT)
-        assert await ended(it) == (0, b"", b"")
+        assert await ended(it) == (0, "", "")
 
 
 @on_a_loop
@@ -184,7 +140,7 @@ async def test_file_updates_serves_what_it_announces_and_leaves_out_what_it_is_t
         (tmp_path / "dir" / name).write_bytes(bytes(size))
     options = ["--token-file", f"{tmp_path}/token", "--max-connections", "2", "--max-size", "10", "--ignore", "*.tmp"]
     options += ["--allow-origin", "https://hub.example"]
-    async with command("file-updates", "--port", "0", "--watch", f"{tmp_path}/dir", *options) as it:
+    async with command("servers", "file-updates", "--port", "0", "--watch", f"{tmp_path}/dir", *options) as it:
         url = await url_of(it, "file-updates")
         headers = {"Authorization": "Bearer a-token-of-many-characters", "Origin": "https://hub.example"}
         async with client() as http, contextlib.AsyncExitStack() as streams:
@@ -205,8 +161,8 @@ async def test_file_updates_serves_what_it_announces_and_leaves_out_what_it_is_t
                         break
             it.send_signal(signal.SIGTERM)
             out, err = (await ended(it))[1:]
-    assert out == b""
-    assert err == b"WARNING left out 'large': it is larger than 10 bytes\n"
+    assert out == ""
+    assert err == "WARNING left out 'large': it is larger than 10 bytes\n"
 
 
 @on_a_loop
@@ -214,7 +170,7 @@ async def test_ctrl_c_during_the_first_look_is_no_traceback(tmp_path: Path) -> N
     """A huge directory takes its time before the server starts; Ctrl-C ends the command then, too."""
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(32 * 2**30)  # takes no space, but a quarter of a minute and more to hash
-    async with command("sse", "--port", "0", "--watch", str(tmp_path)) as process:
+    async with command("servers", "sse", "--port", "0", "--watch", str(tmp_path)) as process:
 
         def hashing() -> bool:
             held = Path(f"/proc/{process.pid}/fd")
@@ -224,7 +180,7 @@ async def test_ctrl_c_during_the_first_look_is_no_traceback(tmp_path: Path) -> N
 
         await until(hashing)
         process.send_signal(signal.SIGINT)
-        assert await ended(process) == (0, b"", b"")
+        assert await ended(process) == (0, "", "")
 
 
 @on_a_loop
@@ -238,12 +194,12 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
             ("sse", "--port", f"{port}"): f"python -m servers: no server at 127.0.0.1:{port}: the port is in use\n",
         }
 
-        async def told(*arguments: str) -> tuple[int, bytes, bytes]:
-            async with command(*arguments) as process:
+        async def told(*arguments: str) -> tuple[int | None, str, str]:
+            async with command("servers", *arguments) as process:
                 return await ended(process)
 
         assert await asyncio.gather(*(told(*arguments) for arguments in refused)) == [
-            (2, b"", sentence.encode()) for sentence in refused.values()
+            (2, "", sentence) for sentence in refused.values()
         ]
 
 

@@ -26,7 +26,7 @@ from servers import file_updates
 from servers.background import serve
 from servers.feed import Feed
 from servers.sources import Tree
-from tests.support import PATIENCE, on_a_loop, until
+from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
     Stage,
     a_mirror,
@@ -793,32 +793,6 @@ def test_a_state_that_cannot_be_written_is_written_whole_when_it_can(tmp_path: P
 # The command line
 
 
-@contextlib.asynccontextmanager
-async def command(*arguments: object, preamble: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
-    """The command as a process that complains of whatever is left open."""
-    run = ("-c", f"{preamble}; import sys; from lab.mirror import main; sys.exit(main())")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error::ResourceWarning", *(run if preamble else ("-m", "lab.mirror"))),
-        *map(str, arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
-    """Exit status, and what it printed on stdout and stderr."""
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
-
-
 @contextlib.contextmanager
 def live(directory: Path, token: str | None = None) -> Iterator[tuple[str, Callable[[], None]]]:
     """The service of a directory over real sockets: its URL, and what publishes the changes."""
@@ -836,7 +810,7 @@ def live(directory: Path, token: str | None = None) -> Iterator[tuple[str, Calla
 async def _live_command(tmp_path: Path) -> None:
     three_files(tmp_path / "dir")
     with live(tmp_path / "dir") as (url, look):
-        async with command(url, tmp_path / "copy", "--once") as process:
+        async with command("lab.mirror", url, tmp_path / "copy", "--once") as process:
             assert await ended(process) == (
                 0,
                 f"{tmp_path}/copy is complete: Counters(fetched=3, bytes=15, copied=0, deleted=0, refetched=0,"
@@ -845,7 +819,7 @@ async def _live_command(tmp_path: Path) -> None:
             )
         assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
         for sign in (signal.SIGINT, signal.SIGTERM):
-            async with command(url, tmp_path / "copy") as process:
+            async with command("lab.mirror", url, tmp_path / "copy") as process:
                 write(tmp_path / "dir", "new/b\n", f"{sign}")
                 look()
                 assert process.stdout is not None
@@ -854,7 +828,7 @@ async def _live_command(tmp_path: Path) -> None:
                 assert re.fullmatch(rb"[\d:.]{12} +[\d.]+ ms  (added|modified) +fetched +\d bytes  new/b\\n\n", line), (
                     line
                 )
-                async with command(url, tmp_path / "copy") as second:
+                async with command("lab.mirror", url, tmp_path / "copy") as second:
                     text = f"python -m lab.mirror: another mirror is at work in {tmp_path}/copy\n"
                     assert await ended(second) == (2, "", text)
                 process.send_signal(sign)
@@ -877,12 +851,16 @@ def test_the_command_shows_the_token_that_a_server_asks_for(tmp_path: Path) -> N
     @on_a_loop
     async def body() -> None:
         with live(tmp_path / "dir", token="a-token-of-many-characters") as (url, _):
-            async with command(url, tmp_path / "none", "--once", "--token-file", tmp_path / "wrong") as process:
+            async with command(
+                "lab.mirror", url, tmp_path / "none", "--once", "--token-file", tmp_path / "wrong"
+            ) as process:
                 status, out, err = await ended(process)
                 assert (status, out, err.count("\n")) == (2, "", 1)
                 assert "401" in err
                 assert "this server wants a token" in err
-            async with command(url, tmp_path / "copy", "--once", "--token-file", tmp_path / "right") as process:
+            async with command(
+                "lab.mirror", url, tmp_path / "copy", "--once", "--token-file", tmp_path / "right"
+            ) as process:
                 assert (await ended(process))[::2] == (0, "")
         assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
 
@@ -900,7 +878,9 @@ def test_a_full_disk_stops_only_what_does_not_fit(tmp_path: Path) -> None:
     async def body() -> None:
         limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))"
         with live(tmp_path / "dir") as (url, look):
-            async with command(url, tmp_path / "copy", "--longest-pause", "0.2", preamble=limit) as process:
+            async with command(
+                "lab.mirror", url, tmp_path / "copy", "--longest-pause", "0.2", preamble=limit
+            ) as process:
                 assert process.stderr is not None
                 async with asyncio.timeout(PATIENCE):
                     named = await process.stderr.readline()

@@ -63,6 +63,7 @@ from lab.answers import (
     Update,
 )
 from lab.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
+from servers.arguments import number
 from servers.feed import BATCH
 from servers.service import HEARTBEAT
 
@@ -477,20 +478,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (value := float(text)) < math.inf:
-            return value
-    raise argparse.ArgumentTypeError(f"a number above 0, not {text!r}")
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     p = _Parser(prog="python -m lab.clients", description="Print the updates of a server as they arrive.")
     p.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     p.add_argument("url", metavar="URL", help="what the server printed: http://HOST:PORT")
     p.add_argument("--after", metavar="CURSOR", help="begin after this cursor; 0: with the oldest (default: now)")
-    p.add_argument("--interval", type=_seconds, metavar="S", help="of short polling (default: what the server asks)")
-    p.add_argument("--give-up-after", type=_seconds, default=10, metavar="S", help="without an answer (10)")
+    p.add_argument("--interval", type=number, metavar="S", help="of short polling (default: what the server asks)")
+    p.add_argument("--give-up-after", type=number, default=10, metavar="S", help="without an answer (10)")
     options = p.parse_args(arguments)
     if options.interval and options.model != "short-polling":
         p.error("--interval is for short-polling")

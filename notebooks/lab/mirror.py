@@ -33,7 +33,7 @@ from lab.answers import ClientError
 from lab.clients import RETRY, Log, Retry, address_below, http_client, printable
 from lab.copy_tree import Copy, CopyError
 from lab.mirror_session import Applied, Counters, Session, Settings
-from servers.__main__ import Parser, number, whole
+from servers.arguments import Parser, number, whole
 from servers.service import HEARTBEAT
 
 __all__ = ["Applied", "CopyError", "Counters", "Mirror"]
