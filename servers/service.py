@@ -188,7 +188,8 @@ def _report(task: asyncio.Task[None]) -> None:
 async def _bad_request(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        text = f"{first['loc'][-1]}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        where, what = first["loc"][-1], f"{first['msg'][0].lower()}{first['msg'][1:]}"
+        text = "the body is not JSON" if first["type"] == "json_invalid" else f"{where}: {what}"
     else:
         text = str(error)
     return JSONResponse({"detail": text}, status_code=400)

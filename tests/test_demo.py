@@ -136,6 +136,8 @@ async def test_controls_are_bounded_and_nothing_of_theirs_counts() -> None:
         '{"delay": 3}': "delay: input should be less than or equal to 2",
         '{"paused": "maybe"}': "paused: input should be a valid boolean",
         '{"speed": 1}': "speed: extra inputs are not permitted",
+        '{"rate": ': "the body is not JSON",
+        "faster": "the body is not JSON",
     }
     with serve(app) as server:
         async with http(server, headers={"Content-Type": "application/json"}) as client:
