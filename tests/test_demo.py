@@ -5,6 +5,7 @@ import contextlib
 import functools
 import itertools
 import re
+import signal
 import time
 from typing import Any
 
@@ -20,8 +21,20 @@ from servers.demo import Controls, Demo
 from servers.feed import Feed
 from servers.sources import synthetic_edits
 from servers.wire import Wire
-from tests.support import VirtualLoop, events, http, on_a_loop, received, socket_to, until
-from tests.support_feed import READERS, read_until
+from tests.support import (
+    PATIENCE,
+    VirtualLoop,
+    command,
+    ended,
+    events,
+    http,
+    on_a_loop,
+    received,
+    socket_to,
+    until,
+    url_of,
+)
+from tests.support_feed import READERS, client, read_until
 
 EPOCH = "e0e0"
 every_model = pytest.mark.parametrize("model", READERS)
@@ -266,6 +279,34 @@ async def test_a_stop_waits_for_no_delay() -> None:
                 with contextlib.suppress(httpx.TransportError):
                     await poll
     assert all(lane.counts()["held"] == 0 and not lane.open for lane in app.lanes.values())
+
+
+@on_a_loop
+async def test_ctrl_c_waits_for_no_delay() -> None:
+    """As a process with 2 s of delay each way and updates on their way to all four, it ends with status 0, silent."""
+    seen = dict.fromkeys(READERS, 0)
+
+    async def read(url: str, model: str) -> None:
+        async for updates, _ in READERS[model](f"{url}/{model}", "0"):
+            seen[model] += len(updates)
+
+    async with command("servers", "demo", "--port", "0", "--rate", "20") as process, client() as page:
+        url = await url_of(process, "demo")
+        reading = [asyncio.create_task(read(url, model)) for model in READERS]
+        await until(lambda: all(seen.values()))
+        head = (await page.patch(f"{url}/controls", json={"delay": 2})).json()["head"]
+        async with asyncio.timeout(PATIENCE):
+            while (await page.get(f"{url}/state")).json()["head"] < head + 5:
+                pass
+        begin = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        assert await ended(process) == (0, "", "")
+        assert time.perf_counter() - begin < 4  # 2 s are promised on a machine that has nothing else to do
+        *polls, websocket_end, sse_end = await asyncio.gather(*reading, return_exceptions=True)
+        assert (
+            websocket_end is sse_end is None
+        )  # ended, not broken off; a poll was answered, and the next refused
+        assert all(isinstance(end, httpx.TransportError) for end in polls)
 
 
 def test_the_command_line_serves_it(capsys: pytest.CaptureFixture[str]) -> None:
