@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
 from servers.background import serve
 from servers.feed import Feed
+from servers.guard import RETRY_AFTER, Limit
 from servers.sources import Tree
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
@@ -420,6 +422,34 @@ async def test_faults_of_link_and_server_are_survived_and_named_once(
         lines = [line for line in faults(caplog) if line.startswith("the link to http://server failed (")]
         assert len(lines) == len(set(lines))
         assert 1 <= len(lines) <= 2
+
+
+@pytest.mark.parametrize("path", ["/files", "/events", "/files/a.txt"])
+@virtual
+async def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_asks(
+    net: Net, tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a 503 a mirror asks again when the Retry-After is over, no sooner, says why once, and then goes on."""
+    three_files(tmp_path / "dir")
+    asked: list[float] = []
+    async with served(tmp_path / "dir") as stage:
+        full = Limit(stage.meddler.app, most=1000)
+
+        async def before(now: str) -> None:
+            if now == path and len(asked) < 4:
+                asked.append(asyncio.get_running_loop().time())
+                full.most = 0 if len(asked) < 4 else 1000
+
+        stage.meddler.app, stage.meddler.before = full, before
+        async with followed(stage, a_mirror(tmp_path / "copy", retry=Retry(0, 0))):
+            write(stage.directory, "a.txt", "news")
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+    transits = 4 if path == "/events" else 2  # the answer and the next question; a stream's is on a new connection
+    pauses = [later - earlier - transits * D for earlier, later in itertools.pairwise(asked)]
+    assert pauses == pytest.approx([float(RETRY_AFTER)] * 3)
+    (line,) = faults(caplog)
+    assert line.startswith("the link to http://server failed (Unavailable: the server answered 503: this server holds")
 
 
 @virtual

@@ -217,9 +217,9 @@ class Session:
                     try:
                         with self.request():
                             response = await self.http.get(self.settings.files_url, headers=self.settings.headers)
-                        if response.status_code == 200:
-                            return response
-                        raise refusal(response.status_code, response.headers, response.content)
+                            if response.status_code == 200:
+                                return response
+                            raise refusal(response.status_code, response.headers, response.content)
                     except (Unavailable, httpx.RequestError) as error:
                         cause = error
                     await asyncio.sleep(self.pause(cause, failures))
