@@ -251,8 +251,8 @@ class _Uvicorn(uvicorn.Server):
         asyncio.get_running_loop().call_later(CLEAN_LIMIT, self.cut_connections)
         if self.closing:
             self.closing.close()
-        if self.server_state.tasks:  # uvicorn would break off a WebSocket whose own farewell is not written yet
-            await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
+            if self.server_state.tasks:  # uvicorn would break off a WebSocket whose own farewell is not written yet
+                await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
         await super().shutdown(sockets)
 
     def cut_connections(self) -> None:

@@ -19,10 +19,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from servers import background, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
@@ -494,6 +496,25 @@ def test_an_application_without_lifespan_or_closing_signal_is_served() -> None:
 
     with serve(app) as server, serve(app) as another:
         assert httpx.get(server.url).status_code == httpx.get(another.url).status_code == 204
+
+
+@on_a_loop
+async def test_a_socket_of_an_application_without_closing_signal_is_told_of_the_restart() -> None:
+    """What ends no stream of its own is ended by uvicorn: its WebSockets with 1012."""
+    app = FastAPI()
+
+    @app.websocket("/ws")
+    async def idle(socket: WebSocket) -> None:
+        await socket.accept()
+        with contextlib.suppress(WebSocketDisconnect):
+            await socket.receive_text()
+
+    server = serve(app)
+    async with connect(f"ws{server.url.removeprefix('http')}/ws") as client:
+        await asyncio.to_thread(server.stop)
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+        assert client.close_code == 1012
 
 
 def test_an_ipv6_address_is_written_in_brackets() -> None:
