@@ -134,16 +134,21 @@ async def closed(connection: websockets.ClientConnection) -> tuple[int, str]:
 
 
 @contextlib.asynccontextmanager
-async def command(module: str, *arguments: object, preamble: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m module` as a process that complains of whatever is left open; `preamble` is run in it before."""
+async def command(
+    module: str, *arguments: object, preamble: str = "", output: int = subprocess.PIPE
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m module` as a process that complains of whatever is left open; `preamble` is run in it before.
+
+    `output` is where stdout and stderr go, each of them, if not into pipes.
+    """
     run = ("-c", f"{preamble}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error::ResourceWarning", *(run if preamble else ("-m", module))),
         *map(str, arguments),
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
     )
     try:
         yield process

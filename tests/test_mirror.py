@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import textwrap
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from servers.background import serve
 from servers.feed import Feed
 from servers.guard import RETRY_AFTER, Limit
 from servers.sources import Tree
+from servers.wire import Wire
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
     Stage,
@@ -893,6 +895,61 @@ def test_the_command_shows_the_token_that_a_server_asks_for(tmp_path: Path) -> N
             ) as process:
                 assert (await ended(process))[::2] == (0, "")
         assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
+
+    body()
+
+
+AT_ONCE = "import lab.progress; lab.progress.WORTH_IT = 0.0"  # a bar, however soon it is over
+
+
+@contextlib.contextmanager
+def a_terminal() -> Iterator[tuple[int, bytearray]]:
+    """A terminal of 100 columns: the end that a process writes to, and all that has been written."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    written, loop = bytearray(), asyncio.get_running_loop()
+    loop.add_reader(ours, lambda: written.extend(os.read(ours, 65536)))
+    try:
+        yield theirs, written
+    finally:
+        loop.remove_reader(ours)
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_terminal_shows_a_bar_and_whole_lines(tmp_path: Path) -> None:
+    """A bar moves below the lines while the first listing is fetched, and is wiped away; a line never runs into it."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "copy", "a.txt/somebody's", "own file where a file must go")
+
+    @on_a_loop
+    async def body() -> None:
+        options = (tmp_path / "copy", "--adopt", "--parallel", "1", "--longest-pause", "0.1")
+        with live(tmp_path / "dir") as (url, _), Wire(url, delay=0.1) as wire, a_terminal() as (terminal, written):
+            async with command("lab.mirror", wire.url, *options, preamble=AT_ONCE, output=terminal) as process:
+                await until(lambda: b"WARNING 'a.txt' cannot be written (Is a directory)" in written)
+                remove(tmp_path / "copy", "a.txt")
+                await until(lambda: written.count(b"\n") == 4)
+                process.send_signal(signal.SIGINT)
+                assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
+        assert all(f"fetching: {percent:3}%".encode() in written for percent in (0, 33, 67))
+        lines = [line.rpartition("\r")[2] for line in written.decode().split("\r\n")]
+        assert all(re.match(r"WARNING |[\d:.]{12} ", line) for line in lines[:-1]), lines
+        assert lines[-1] == ""
+
+    body()
+
+
+def test_a_pipe_shows_no_bar(tmp_path: Path) -> None:
+    """Where nobody watches nothing is drawn."""
+    three_files(tmp_path / "dir")
+
+    @on_a_loop
+    async def body() -> None:
+        with live(tmp_path / "dir") as (url, _), Wire(url, delay=0.1) as wire:
+            async with command("lab.mirror", wire.url, tmp_path / "copy", "--once", preamble=AT_ONCE) as process:
+                status, out, err = await ended(process)
+                assert (status, out.count("\n"), err) == (0, 1, "")
 
     body()
 

@@ -28,6 +28,9 @@ import sys
 from collections.abc import AsyncGenerator
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
+
+from tqdm.auto import tqdm
 
 from lab.answers import ClientError
 from lab.clients import RETRY, Log, Retry, address_below, http_client, printable
@@ -150,7 +153,8 @@ async def _run(options: argparse.Namespace) -> None:
         return
     async with contextlib.aclosing(mirror.follow()) as changes:
         async for change in changes:
-            print(_line(change), flush=True)
+            with tqdm.external_write_mode():
+                print(_line(change), flush=True)
 
 
 def _token(file: Path) -> str:
@@ -158,6 +162,14 @@ def _token(file: Path) -> str:
     if not re.fullmatch("[!-~]+", token):
         raise ValueError(f"{file}: a token is one word of plain ASCII")
     return token
+
+
+class _AboveTheBar(logging.StreamHandler[TextIO]):
+    """Writes a fault as a line of its own, as `_run` does with a change, while a progress bar is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode():
+            super().emit(record)
 
 
 def _line(change: Applied) -> str:
@@ -171,7 +183,7 @@ def _line(change: Applied) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM, or until the copy is complete; return the exit status."""
     options = _options(arguments)
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, handlers=[_AboveTheBar()])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that this terminal has not
     try:

@@ -475,7 +475,7 @@ class Session:
     def show_bar(self) -> None:
         """A progress bar of the first listing, for a person who waits, and gone when it is over."""
         virtual = getattr(asyncio.get_running_loop(), "mode", LIVE) != LIVE
-        if not virtual and watched():
+        if self.jobs and not virtual and watched():
             self.bar = tqdm(
                 total=sum(job.size for job in self.jobs.values()),
                 unit="B",
