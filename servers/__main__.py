@@ -133,6 +133,11 @@ def main(arguments: list[str] | None = None) -> int:
         command.error(str(error))
     except KeyboardInterrupt:  # while it takes its first look at a large directory
         return 0
+    return run(app, command, options)
+
+
+def run(app: Service, command: Parser, options: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM, and say where; return the exit status."""
     enough = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: enough.set())
