@@ -4,7 +4,6 @@ What it does with the server's answers is in tests/test_browser.py.
 """
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from servers.background import serve
 from servers.feed import Feed
 from servers.sse import create_app
 from servers.wire import Wire
+from tests.support import certificate
 from tests.support_browser import browser, until
 
 __all__ = ["browser"]  # a fixture
@@ -43,13 +43,6 @@ def page(browser: Browser) -> Iterator[Page]:
 def received(page: Page, count: int) -> None:
     """Wait until the page's one stream has brought the first `count` updates, each once, in order."""
     until(lambda: page.evaluate(SEEN) == [[f"{EPOCH}-{number}" for number in range(1, count + 1)]])
-
-
-def certificate(folder: Path) -> dict[str, bytes]:
-    """A key and a certificate that vouches for itself."""
-    command = "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=course"
-    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True, timeout=60)
-    return {name: (folder / name).read_bytes() for name in ("key.pem", "cert.pem")}
 
 
 @pytest.mark.skipif(not (nginx.installed() and shutil.which("openssl")), reason="needs nginx and openssl")
