@@ -13,7 +13,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ import pytest
 
 from lab import nginx
 from servers.__main__ import parser
+from servers.background import Server, serve
+from servers.feed import Feed
+from servers.file_updates import create_app
 from servers.service import HEARTBEAT
 from tests.support import PATIENCE, Events, certificate, command, ended, on_a_loop, until, url_of
 from tests.support_mirror import contents, files, sha256, write
@@ -95,6 +98,14 @@ def https(url: str, folder: Path, **options: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, verify=trust, trust_env=False, timeout=limits, headers=bearer, **options)
 
 
+async def opened(response: httpx.Response) -> Events:
+    """The stream, after what it opens with."""
+    stream = Events(response)
+    while not (await stream.block()).startswith("id:"):
+        pass
+    return stream
+
+
 def test_the_unit_starts_what_the_command_line_takes(tmp_path: Path) -> None:
     """The unit's options are ones that the server has, and its settings go together with them and with each other."""
     (tmp_path / "token").write_text(TOKEN)
@@ -132,9 +143,7 @@ def test_through_tls_events_come_one_by_one_and_files_in_parts(tmp_path: Path) -
     async def body() -> None:
         async with operated(tmp_path) as (url, directory), https(url, tmp_path) as http:
             async with http.stream("GET", "/events", headers={"Accept-Encoding": "gzip"}) as response:
-                stream = Events(response)
-                while not (await stream.block()).startswith("id:"):
-                    pass
+                stream = await opened(response)
                 for number, name in enumerate(("b.txt", "c.txt"), start=1):
                     await asyncio.to_thread(write, directory, name, "news")
                     update = await stream.update()
@@ -151,6 +160,51 @@ def test_through_tls_events_come_one_by_one_and_files_in_parts(tmp_path: Path) -
             assert [(await http.get(path)).status_code for path in asked] == [401] * 6 + [200]
 
     body()
+
+
+DEAF = "proxy_ignore_headers X-Accel-Buffering;"
+
+
+@contextlib.contextmanager
+def tls_before(server: Server, folder: Path, directives: str) -> Iterator[str]:
+    """The URL of an nginx that ends TLS before a server, with these directives in its location."""
+    location = f"location / {{ proxy_pass {server.url}; {directives} }}"
+    lines = f"ssl_certificate cert.pem; ssl_certificate_key key.pem; {location}"
+    with nginx.Nginx(lines, options="ssl", files=certificate(folder)) as proxy:
+        yield proxy.url
+
+
+@behind_nginx
+@pytest.mark.parametrize("directives", ["", f"{DEAF} proxy_buffering off;"], ids=["by the answer", "by a line"])
+@on_a_loop
+async def test_either_way_of_asking_lets_events_through(tmp_path: Path, directives: str) -> None:
+    """The answers' header alone, or `proxy_buffering off` alone: an event arrives while the stream is open."""
+    app = create_app(Feed())
+    with serve(app) as server, tls_before(server, tmp_path, directives) as url:
+        async with https(url, tmp_path) as http, http.stream("GET", "/events") as response:
+            stream = await opened(response)
+            for number in (1, 2, 3):
+                app.feed.publish("a.txt")
+                assert (await stream.update())["seq"] == number
+
+
+@behind_nginx
+@on_a_loop
+async def test_without_being_asked_nginx_holds_events_back_where_it_ends_tls(tmp_path: Path) -> None:
+    """With neither, not even the head has arrived when three events have left; all of it comes at the stream's end."""
+    app = create_app(Feed())
+    with serve(app) as server, tls_before(server, tmp_path, DEAF) as url:
+        async with https(url, tmp_path) as http:
+            asking = asyncio.create_task(http.send(http.build_request("GET", "/events"), stream=True))
+            await until(lambda: app.traffic.held)
+            for _ in range(3):
+                app.feed.publish("a.txt")
+                await until(lambda: app.traffic.delivered == app.feed.head)
+            assert not asking.done()
+            await asyncio.to_thread(server.stop)
+            stream = await opened(await asking)
+            assert [(await stream.update())["seq"] for _ in range(3)] == [1, 2, 3]
+            assert await stream.rest() == b""
 
 
 @behind_nginx
