@@ -131,6 +131,15 @@ def test_server_process_runs_while_its_block_does() -> None:
     assert not account.is_running()
 
 
+def test_a_server_process_takes_flags_and_other_commands() -> None:
+    """An option that is True is a flag; another module's server is started in the same way."""
+    flag = ServerProcess("sse", rate=2, regular=True, poll_interval=0.5)
+    assert flag.command[1:6] == ["-m", "servers", "sse", "--port", "0"]
+    assert flag.command[6:] == ["--rate=2.000000", "--regular", "--poll-interval=0.500000"]
+    with ServerProcess("woken", module="lab.ladder", rate=2) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+
+
 def test_a_server_that_does_not_start_says_why() -> None:
     """A refused option is in the error, and no process is left behind."""
     with pytest.raises(RuntimeError, match=r"no server for sse: .*--heartbeat: a number above 0"):
@@ -261,7 +270,7 @@ async def test_a_lost_connection_is_no_measurement() -> None:
         await clients.connect(2)
         asyncio.get_running_loop().call_later(0.1, clients.clients[0].transport.abort)
         with pytest.raises(RuntimeError, match="sse: 1 of 2 connections are left"):
-            await processes._window(server, clients, 2, 0.2)
+            await processes.observe(server, clients, 2, 0.2)
         clients.close()
 
 

@@ -37,11 +37,11 @@ FAST = 0.1  # seconds between heartbeats where heartbeats are measured
 class ServerProcess:
     """`python -m servers MODEL` with these options, from the block's beginning to its end; `url` says where."""
 
-    def __init__(self, model: str, **options: float) -> None:
-        """Options are those of the command line: rate=5, heartbeat=1."""
-        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", f"{value:f}")]
+    def __init__(self, model: str, *, module: str = "servers", **options: float) -> None:
+        """Options are those of the command line: rate=5, heartbeat=1, and True for a flag: regular=True."""
+        words = [f"--{name}" if value is True else f"--{name}={value:f}" for name, value in options.items()]
         self.model = model
-        self.command = [sys.executable, "-m", "servers", model, "--port", "0", *words]
+        self.command = [sys.executable, "-m", module, model, "--port", "0", *(word.replace("_", "-") for word in words)]
 
     def __enter__(self) -> Self:
         """Return once it accepts connections; RuntimeError with what it said when it does not."""
@@ -125,7 +125,7 @@ async def windows(
     with ServerProcess(model, rate=rate, heartbeat=heartbeat) as server:
         clients = Load(model, server.url, interval=interval, talk=talk)
         try:
-            return [await _window(server, clients, count, seconds) for count in counts]
+            return [await observe(server, clients, count, seconds) for count in counts]
         finally:
             clients.close()
 
@@ -133,7 +133,8 @@ async def windows(
 COUNTED = ("requests", "deliveries", "beats", "messages", "up", "down")
 
 
-async def _window(server: ServerProcess, clients: Load, count: int, seconds: float) -> Window:
+async def observe(server: ServerProcess, clients: Load, count: int, seconds: float) -> Window:
+    """The window of so many seconds after so many connections are open. Raises RuntimeError when one is lost."""
     await clients.connect(count)
     await asyncio.sleep(SETTLE)
     async with metronome() as ticks:
