@@ -303,9 +303,7 @@ async def test_ctrl_c_waits_for_no_delay() -> None:
         assert await ended(process) == (0, "", "")
         assert time.perf_counter() - begin < 4  # 2 s are promised on a machine that has nothing else to do
         *polls, websocket_end, sse_end = await asyncio.gather(*reading, return_exceptions=True)
-        assert (
-            websocket_end is sse_end is None
-        )  # ended, not broken off; a poll was answered, and the next refused
+        assert websocket_end is sse_end is None  # ended, not broken off; a poll was answered, and the next refused
         assert all(isinstance(end, httpx.TransportError) for end in polls)
 
 
