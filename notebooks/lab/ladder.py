@@ -21,7 +21,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from sse_starlette import EventSourceResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from lab.load import Load
 from lab.processes import ServerProcess, Window, observe
@@ -39,10 +39,7 @@ Queue = asyncio.Queue[dict[str, Any] | None]
 
 
 async def recipe(request: Request, asks: bool) -> AsyncIterator[dict[str, str]]:
-    """One client's events, as tutorials write it; sse-starlette encodes them, and cancels this when the client leaves.
-
-    With `asks` it does not rely on that, and asks itself, before each update.
-    """
+    """One client's events; with `asks` it does not rely on sse-starlette to end it."""
     queue: Queue = asyncio.Queue()
     request.app.state.queues.append(queue)
     try:
@@ -50,7 +47,8 @@ async def recipe(request: Request, asks: bool) -> AsyncIterator[dict[str, str]]:
             update = await queue.get()
             if update is None:
                 return
-            yield {"event": "update", "id": str(update["seq"]), "data": json.dumps(update)}
+            data = json.dumps(update)
+            yield {"event": "update", "id": str(update["seq"]), "data": data}
     finally:
         request.app.state.queues.remove(queue)
 
@@ -114,10 +112,11 @@ class Woken(Response):
 
     async def write(self, send: Send) -> None:
         """Follow the feed."""
-        await send({"type": "http.response.body", "body": self.encode(self.opening), "more_body": True})
-        async for news in self.app.feed.follow(self.opening.position, self.app.closing):
-            await send({"type": "http.response.body", "body": self.encode(news), "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        position, closing = self.opening.position, self.app.closing
+        await send(part(self.encode(self.opening)))
+        async for news in self.app.feed.follow(position, closing):
+            await send(part(self.encode(news)))
+        await send(part(b"", more=False))
 
     def encode(self, news: Batch | Gap) -> bytes:
         """As event stream blocks, once for all clients, as in servers/sse.py."""
@@ -126,6 +125,11 @@ class Woken(Response):
             return reset_block(news)
         self.app.traffic.delivered += len(news.updates)
         return news.encoded(update_blocks)
+
+
+def part(body: bytes, *, more: bool = True) -> Message:
+    """A part of a response's body, as ASGI sends it."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 RUNGS: dict[str, Callable[..., Service]] = {
