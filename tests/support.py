@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any, ParamSpec
 
 import httpx
@@ -176,16 +175,6 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, s
     async with asyncio.timeout(PATIENCE):
         out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
-
-
-def certificate(folder: Path) -> dict[str, bytes]:
-    """A key and a certificate of 127.0.0.1 that vouches for itself, made by openssl: "key.pem" and "cert.pem"."""
-    command = (
-        "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=course"
-        " -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=critical,digitalSignature,keyCertSign"
-    )
-    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True, timeout=60)
-    return {name: (folder / name).read_bytes() for name in ("key.pem", "cert.pem")}
 
 
 class Raw:

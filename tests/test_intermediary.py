@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import httpx
 import pytest
 
 from lab import nginx
-from lab.intermediary import intermediary
+from lab.intermediary import Between, intermediary
 from servers.background import serve
 from servers.feed import Feed
 from servers.service import Service
@@ -32,10 +33,12 @@ def served(heartbeat: float = 15.0) -> Iterator[tuple[Service, str]]:
 
 
 @contextlib.asynccontextmanager
-async def stream(url: str, encoding: str = "gzip") -> AsyncIterator[httpx.Response]:
+async def stream(
+    url: str, encoding: str = "gzip", verify: ssl.SSLContext | bool = False
+) -> AsyncIterator[httpx.Response]:
     timeout = httpx.Timeout(PATIENCE, read=None)
     async with (
-        httpx.AsyncClient(trust_env=False, verify=False, timeout=timeout) as http,
+        httpx.AsyncClient(trust_env=False, verify=verify, timeout=timeout) as http,
         http.stream("GET", f"{url}/events", headers={"Accept-Encoding": encoding}) as response,
     ):
         yield response
@@ -122,9 +125,18 @@ async def test_a_silent_stream_is_cut_and_a_heartbeat_keeps_it(imitate: bool) ->
 )
 @on_a_loop
 async def test_small_events_pass_at_once(imitate: bool, directives: str) -> None:
-    """The default does not hold them back, whatever is said of it; a compressor that was told to flush neither."""
+    """Over plain HTTP the default does not hold them back; a compressor that was told to flush neither."""
     with served() as (app, url), intermediary(url, directives, imitate=imitate) as between:
-        await each_comes_before_the_next(app.feed, between.url, "gzip")
+        await each_comes_before_the_next(app.feed, between, "gzip")
+
+
+@both
+@pytest.mark.parametrize("directives", ["", DEAF + "proxy_buffering off;"], ids=["header heeded", "buffering off"])
+@on_a_loop
+async def test_small_events_pass_through_tls_when_asked_to(imitate: bool, directives: str) -> None:
+    """Where TLS ends, the header or the directive lets each event go as it comes."""
+    with served() as (app, url), intermediary(url, directives, tls=True, imitate=imitate) as between:
+        await each_comes_before_the_next(app.feed, between, "identity")
 
 
 @needs_nginx
@@ -132,11 +144,11 @@ async def test_small_events_pass_at_once(imitate: bool, directives: str) -> None
 async def test_nginx_does_not_compress_for_a_client_that_accepts_no_gzip() -> None:
     """The client's own cure: Accept-Encoding: identity, which the course's robust client sends."""
     with served() as (app, url), intermediary(url, COLLECTS + DEAF) as between:
-        await each_comes_before_the_next(app.feed, between.url, "identity")
+        await each_comes_before_the_next(app.feed, between, "identity")
 
 
-async def each_comes_before_the_next(feed: Feed, url: str, encoding: str) -> None:
-    async with asyncio.timeout(PATIENCE), stream(url, encoding) as response:
+async def each_comes_before_the_next(feed: Feed, between: Between, encoding: str) -> None:
+    async with asyncio.timeout(PATIENCE), stream(between.url, encoding, between.verify) as response:
         seen = b""
         chunks = response.aiter_bytes()
         for number in range(3):
@@ -146,14 +158,15 @@ async def each_comes_before_the_next(feed: Feed, url: str, encoding: str) -> Non
 
 
 @both
+@pytest.mark.parametrize(("directives", "tls"), [(COLLECTS + DEAF, False), (DEAF, True)], ids=["gzip", "TLS"])
 @on_a_loop
-async def test_a_compressor_holds_everything_back_until_the_end(imitate: bool) -> None:
-    """With gzip and no word from the server nothing comes, not even the head; at the end of the stream, all of it."""
-    with served() as (app, url), intermediary(url, COLLECTS + DEAF, imitate=imitate) as between:
+async def test_gzip_or_tls_holds_everything_back_until_the_end(imitate: bool, directives: str, tls: bool) -> None:
+    """Without a word from the server nothing comes, not even the head; at the end of the stream, all of it."""
+    with served() as (app, url), intermediary(url, directives, tls=tls, imitate=imitate) as between:
         seen = list[bytes]()
 
         async def read() -> None:
-            async with stream(between.url) as response:
+            async with stream(between.url, verify=between.verify) as response:
                 seen.append(b"the head")
                 async for chunk in response.aiter_bytes():
                     seen.append(chunk)

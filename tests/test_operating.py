@@ -26,7 +26,7 @@ from servers.background import Server, serve
 from servers.feed import Feed
 from servers.file_updates import create_app
 from servers.service import HEARTBEAT
-from tests.support import PATIENCE, Events, certificate, command, ended, on_a_loop, until, url_of
+from tests.support import PATIENCE, Events, command, ended, on_a_loop, until, url_of
 from tests.support_mirror import contents, files, sha256, write
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ async def operated(folder: Path) -> AsyncIterator[tuple[str, Path]]:
             server["rest"],
             options=server["options"],
             http="gzip on; gzip_types text/event-stream;",  # what holds a stream back, unless it asks not to be
-            files=certificate(folder),
+            files=nginx.certificate(folder),
         ) as proxy:
             yield proxy.url, directory
         process.send_signal(signal.SIGTERM)  # as systemd does
@@ -170,7 +170,7 @@ def tls_before(server: Server, folder: Path, directives: str) -> Iterator[str]:
     """The URL of an nginx that ends TLS before a server, with these directives in its location."""
     location = f"location / {{ proxy_pass {server.url}; {directives} }}"
     lines = f"ssl_certificate cert.pem; ssl_certificate_key key.pem; {location}"
-    with nginx.Nginx(lines, options="ssl", files=certificate(folder)) as proxy:
+    with nginx.Nginx(lines, options="ssl", files=nginx.certificate(folder)) as proxy:
         yield proxy.url
 
 

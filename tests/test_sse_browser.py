@@ -15,7 +15,6 @@ from servers.background import serve
 from servers.feed import Feed
 from servers.sse import create_app
 from servers.wire import Wire
-from tests.support import certificate
 from tests.support_browser import browser, until
 
 __all__ = ["browser"]  # a fixture
@@ -54,7 +53,7 @@ def test_over_http_2_all_streams_of_a_page_receive(page: Page, tmp_path: Path) -
         nginx.Nginx(
             f"ssl_certificate cert.pem; ssl_certificate_key key.pem; location / {{ proxy_pass {server.url}; }}",
             options="ssl http2",
-            files=certificate(tmp_path),
+            files=nginx.certificate(tmp_path),
         ) as proxy,
     ):
         page.goto(f"{proxy.url}/healthz")

@@ -2,22 +2,27 @@
 
     with intermediary(server.url, "proxy_read_timeout 2s;") as between:     # between.url, between.name
 
-The directives are nginx's. The imitation is a relay of a few lines that knows four of them, so that a notebook shows
-the same thing on a machine without nginx; which of the two it was is in `name`.
+The directives are nginx's. The imitation is a relay of a few lines that knows four of them, and what TLS does to a
+stream (it does not speak TLS), so that a notebook shows the same thing on a machine without nginx; which of the two it
+was is in `name`.
 """
 
 import asyncio
 import contextlib
 import math
 import re
+import shutil
+import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from lab import nginx
 
-BUFFER = 64 * 1024  # bytes that the imitation's compressor collects before it lets go of them
+BUFFER = 64 * 1024  # bytes that the imitation collects before it lets go of them
 LAST_CHUNK = b"\r\n0\r\n\r\n"  # the end of a body (RFC 9112, section 7.1); the connection stays open for the next one
 IDLE = 60.0  # seconds, proxy_read_timeout's default
 LIMIT = 10.0  # seconds for its thread to start or to end
@@ -33,28 +38,39 @@ class Between:
 
     url: str
     name: str
+    verify: ssl.SSLContext | bool = False  # httpx's option of that name; over plain HTTP there is nothing to verify
 
 
 @contextlib.contextmanager
-def intermediary(target: str, directives: str = "", *, imitate: bool = False) -> Iterator[Between]:
+def intermediary(target: str, directives: str = "", *, tls: bool = False, imitate: bool = False) -> Iterator[Between]:
     """A reverse proxy before the server at `target` (its URL) while the block runs.
 
-    `directives` stand in nginx's `location` block. Without nginx, or with `imitate`, a relay does what they say; it
-    raises ValueError for one that it does not know.
+    `directives` stand in nginx's `location` block. With `tls` clients reach it by https, with a certificate that only
+    vouches for itself. Without nginx (for `tls`, openssl as well), or with `imitate`, a relay does what the directives
+    say; it raises ValueError for one that it does not know.
     """
-    if nginx.installed() and not imitate:
-        with nginx.Nginx(f"location / {{ proxy_pass {target}; {directives} }}") as server:
-            yield Between(server.url, nginx.version())
+    if nginx.installed() and not imitate and (shutil.which("openssl") or not tls):
+        location = f"location / {{ proxy_pass {target}; {directives} }}"
+        if not tls:
+            with nginx.Nginx(location) as server:
+                yield Between(server.url, nginx.version())
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            files = nginx.certificate(Path(folder))
+        lines = f"ssl_certificate cert.pem; ssl_certificate_key key.pem; {location}"
+        with nginx.Nginx(lines, options="ssl", files=files) as server:
+            trust = ssl.create_default_context(cadata=files["cert.pem"].decode())
+            yield Between(server.url, nginx.version(), trust)
     else:
-        with _relay(_Imitation(target, directives)) as port:
+        with _relay(_Imitation(target, directives, tls)) as port:
             yield Between(f"http://127.0.0.1:{port}", "imitation")
 
 
 class _Imitation:
-    """What of nginx matters to a stream: it ends one that is silent for too long, and a compressor collects."""
+    """What of nginx matters to a stream: it ends one that is silent for too long; a compressor, and TLS, collect."""
 
-    def __init__(self, target: str, directives: str) -> None:
-        self.target = urlsplit(target)
+    def __init__(self, target: str, directives: str, tls: bool) -> None:
+        self.target, self.tls = urlsplit(target), tls
         self.idle, self.gzip, self.direct, self.deaf = IDLE, False, False, False
         for directive in filter(None, map(str.strip, directives.split(";"))):
             known = KNOWN.fullmatch(directive)
@@ -97,7 +113,7 @@ class _Imitation:
     def collects(self, head: bytes) -> bool:
         """Whether bytes wait for more of them; a server asks for the contrary in a header."""
         asked = re.search(rb"x-accel-buffering: *no\r", head, re.IGNORECASE) and not self.deaf
-        return self.gzip and not self.direct and not asked
+        return (self.gzip or self.tls) and not self.direct and not asked
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

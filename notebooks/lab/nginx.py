@@ -53,6 +53,19 @@ def version() -> str:
     return said.removeprefix("nginx version: ").split()[0]
 
 
+def certificate(folder: Path) -> dict[str, bytes]:
+    """A key and a certificate of 127.0.0.1 that vouches for itself, made there by openssl: "key.pem" and "cert.pem".
+
+    As `files` of an Nginx they are found by `ssl_certificate cert.pem; ssl_certificate_key key.pem;`.
+    """
+    command = (
+        "req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=course"
+        " -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=critical,digitalSignature,keyCertSign"
+    )
+    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True, timeout=60)
+    return {name: (folder / name).read_bytes() for name in ("key.pem", "cert.pem")}
+
+
 class Nginx:
     """An nginx that runs until `stop()`; `url` is where it listens, on 127.0.0.1.
 
