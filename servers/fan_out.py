@@ -104,6 +104,8 @@ class FanOut:
             except TimeoutError:
                 await self.write(_chunk(HEARTBEAT_BLOCK), self.position)
                 continue
+            if self.feed.head == self.position:
+                continue  # it was woken because the server is closing
             pause = self.spoke + WINDOW - loop.time()
             if pause > 0 and self.feed.head - self.position < BATCH:
                 await asyncio.sleep(pause)

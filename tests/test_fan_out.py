@@ -463,6 +463,7 @@ def test_a_stop_ends_every_stream_cleanly(wrap: Callable[[Service], Any]) -> Non
         assert [reader.whole for reader in readers] == [True, True, True]
         numbers = [number for _, number in readers[1].news()]
         assert numbers == list(range(1, 1001))
+        assert not readers[1].body().endswith(b"id: e-1000\n\n"), "the end itself is no news"
 
     run_virtual(main, link=Link(delay=0.001))
 

@@ -19,7 +19,7 @@ load_module {module};
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 15000; }}
 http {{
-  access_log off;
+  access_log off; keepalive_requests 100000000;
   client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
   uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
   server {{
@@ -52,6 +52,8 @@ async def nchan(port: int, rate: float, *, regular: bool) -> AsyncIterator[async
             await asyncio.wait([publishing])
             process.kill()
             await process.wait()
+            if not publishing.cancelled():
+                publishing.result()  # it has failed
 
 
 async def publish(port: int, rate: float, regular: bool) -> None:
