@@ -5,7 +5,7 @@
     catch_up(), a task of its own ─▶ feed.read(its cursor) ─▶ send(), with flow control ─▶ at the head: back again
 
 sse.py serves the same stream, readably; what it pays for that is a coroutine woken, an ASGI message and a cancel
-scope for each client and update. Here nine tenths of what is left is the kernel's own write, so the only lever
+scope for each client and update. Here four fifths of what is left is the kernel's own write, so the only lever
 beyond that is to write less often: what arrives within WINDOW of the last round is joined, and of several updates
 of one path only the last goes out (its id is its cursor, so a skipped number is no gap).
 """
