@@ -145,10 +145,10 @@ class FanOut:
         return written
 
     def leave(self, transport: asyncio.Transport, position: int) -> None:
-        """Let a client go on by itself."""
-        client = self.fast.pop(transport)
-        client.position = position
-        client.task = _start(self.catch_up(client), client)
+        """Let a client go on by itself, unless it was dismissed while others had the loop."""
+        if client := self.fast.pop(transport, None):
+            client.position = position
+            client.task = _start(self.catch_up(client), client)
 
     def read(self, position: int, until: int) -> Batch:
         """What is later than `position`, `until` included, as far as one round goes. Raises Gap."""

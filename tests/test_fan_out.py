@@ -468,6 +468,23 @@ def test_a_stop_ends_every_stream_cleanly(wrap: Callable[[Service], Any]) -> Non
     run_virtual(main, link=Link(delay=0.001))
 
 
+def test_who_was_dismissed_meanwhile_does_not_leave_again() -> None:
+    """A round that comes to a client that is gone already goes on with the others."""
+
+    async def main(net: Net, app: FileUpdates, feed: Feed) -> None:
+        readers = [await Reader.open(net, feed.cursor) for _ in range(2)]
+        await asyncio.sleep(1)
+        gone, client = next(iter(app.fan_out.fast.items()))
+        app.fan_out.dismiss(client)
+        app.fan_out.leave(gone, 0)
+        assert client.task is None
+        feed.publish("a")
+        await asyncio.sleep(1)
+        assert sorted(len(reader.news()) for reader in readers) == [0, 1]
+
+    virtually(main)
+
+
 # --- live ---
 
 

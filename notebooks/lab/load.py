@@ -9,6 +9,7 @@ half a kilobyte more.
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -56,7 +57,7 @@ class Load:
         self.clients.clear()
 
 
-class RawClient(asyncio.Protocol):
+class RawClient(asyncio.Protocol, ABC):
     """One connection. What it gets goes to `take`, which returns what is not whole yet."""
 
     transport: asyncio.Transport
@@ -109,9 +110,9 @@ class RawClient(asyncio.Protocol):
         """The header lines besides Host."""
         return self.headers
 
+    @abstractmethod
     def take(self, data: bytes) -> bytes:
         """Count what is whole in `data`; return the rest."""
-        raise NotImplementedError
 
 
 class Stream(RawClient):

@@ -237,9 +237,7 @@ class NetworkLoop(VirtualLoop):
         super().__init__(seed, limit)
         self.net = Net(self, link, seed)
 
-    # The signatures below are narrower than asyncio's on purpose: what is not simulated is refused.
-
-    async def create_server(  # type: ignore[override]
+    async def create_server(  # type: ignore[override]  # narrower than asyncio's: what is not simulated is refused
         self,
         factory: Factory,
         host: str | None = None,
@@ -252,7 +250,7 @@ class NetworkLoop(VirtualLoop):
         self._refuse(sock, ssl)
         return self.net.listen(factory, host, port)
 
-    async def create_connection(  # type: ignore[override]
+    async def create_connection(  # type: ignore[override]  # narrower, too
         self, factory: Factory, host: str, port: int, *, sock: object = None, ssl: object = None, **_: object
     ) -> tuple[End, asyncio.Protocol]:
         self._refuse(sock, ssl)
