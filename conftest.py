@@ -12,17 +12,20 @@ With CI set in the environment, every notebook runs twice in its kernel, and a s
 """
 
 import os
+import subprocess
 import time
 from itertools import groupby
 from operator import attrgetter
 from queue import Empty
 from typing import Any
 
+import nbval.kernel
 import nbval.plugin
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 ON_CI = bool(os.environ.get("CI"))
+STARTS = 3  # of a kernel, until it lives
 WORKERS = 2  # more would disturb the notebooks' measurements
 
 LOST_EXCEPTIONS = """
@@ -40,11 +43,19 @@ class WatchedKernel(nbval.plugin.RunningKernel):  # type: ignore[misc]  # nbval 
     nbval itself drops the messages of earlier cells, which is where the output of their background tasks goes.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: float = 60) -> None:
         import matplotlib.font_manager  # noqa: F401  # the first import on a machine writes a cache and says so on stderr
 
         self._stderr: list[str] = []
-        super().__init__(*args, **kwargs)
+        options = {"kernel_name": kernel_name, "cwd": cwd, "stderr": subprocess.DEVNULL}
+        for left in reversed(range(STARTS)):
+            try:
+                self.km, self.kc = nbval.kernel.start_new_kernel(startup_timeout, **options)
+                break
+            except RuntimeError:  # a port that was free when it was chosen is taken before the kernel listens on it
+                if not left:
+                    raise
+        self._ensure_iopub_up()
 
     def get_message(self, stream: str, timeout: float | None = None) -> dict[str, Any]:
         """Return the next message of `stream`; raise Empty after `timeout` seconds, RuntimeError if the kernel died."""

@@ -131,6 +131,40 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
+DIES = """
+import itertools, os
+import nbval.kernel
+
+start, count = nbval.kernel.start_new_kernel, itertools.count(1)
+
+def start_new_kernel(*args, **kwargs):
+    if next(count) <= {deaths}:
+        kwargs["env"] = os.environ | {{"PYTHONHOME": "/nowhere"}}
+    return start(*args, **kwargs)
+
+nbval.kernel.start_new_kernel = start_new_kernel
+"""
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(1, 0), (99, 1)])
+def test_a_kernel_that_dies_at_its_start_is_started_again(deaths: int, status: int, tmp_path: Path) -> None:
+    """One that dies once costs nothing; one that dies each time fails the notebook, and does not go on for ever."""
+    (tmp_path / "good.ipynb").write_text(json.dumps(notebook(NOTEBOOKS["good"])), encoding="utf-8")
+    (tmp_path / "dies.py").write_text(DIES.format(deaths=deaths), encoding="utf-8")
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir=.", "good.ipynb"]
+    done = subprocess.run(
+        [*command, "-n0", "-p", "dies", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_what_nbval_lets_pass_fails(name: str, outcomes: dict[str, str]) -> None:
     """A cell that fails in silence fails its test, its neighbours do not, and a notebook without fault passes."""
