@@ -11,8 +11,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lab.clients import Retry
-from lab.copy_tree import PRIVATE
 from lab.mirror import Applied, Mirror
+from lab.mirror.copy import PRIVATE
 from lab.virtual import serve
 from servers import file_updates
 from servers.feed import Feed

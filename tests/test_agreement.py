@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lab.experiment import HTTP, ClientLog, Run, Schedule
-from lab.result import BUSY, seconds, table
-from lab.trial import Trial
+from lab.bench.experiment import HTTP, ClientLog, Run, Schedule
+from lab.bench.result import BUSY, seconds, table
+from lab.bench.trial import Trial
 from servers import long_polling, short_polling, sse, websocket
 from tests.test_laws import ask, listen, long_poll, open_socket
 

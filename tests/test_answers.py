@@ -1,4 +1,4 @@
-"""Tests of lab.answers: what each status, header, body, event, message and close code means."""
+"""Tests of lab.clients.answers: what each status, header, body, event, message and close code means."""
 
 import json
 import time
@@ -9,8 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
-from lab import answers
-from lab.answers import (
+from lab.clients import answers
+from lab.clients.answers import (
     Answer,
     BadAnswer,
     BadClose,
@@ -23,7 +23,7 @@ from lab.answers import (
     Unavailable,
     Update,
 )
-from lab.event_stream import Event
+from lab.clients.event_stream import Event
 
 UPDATE: dict[str, Any] = {
     "seq": 7,

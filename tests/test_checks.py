@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from lab import checks
-from lab.experiment import HTTP, ClientLog
+from lab.bench.experiment import HTTP, ClientLog
 
 
 def poller(

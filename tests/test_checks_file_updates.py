@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from lab import checks
+from lab.bench.edits import snapshot
+from lab.bench.experiment import HTTP
 from lab.clients import Reset, sse
-from lab.edits import snapshot
-from lab.experiment import HTTP
 
 
 def follower(

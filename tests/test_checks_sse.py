@@ -15,8 +15,8 @@ import pytest
 from httpx_sse import aconnect_sse
 
 from lab import checks
-from lab.event_stream import EventStreamParser
-from lab.experiment import HTTP, ClientLog
+from lab.bench.experiment import HTTP, ClientLog
+from lab.clients.event_stream import EventStreamParser
 
 Parsed = tuple[str, str, str]
 

@@ -9,9 +9,9 @@ import pytest
 import websockets
 
 from lab import checks
+from lab.bench.experiment import ClientLog
 from lab.checks.websocket import FRAME_MISTAKES
-from lab.experiment import ClientLog
-from lab.framing import frame
+from lab.theory.framing import frame
 
 FATAL = (1002, 1003, 1007, 1008, 1009, 1010)
 

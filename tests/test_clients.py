@@ -27,6 +27,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 
 from lab import clients
+from lab.bench.experiment import ClientLog, experiment
+from lab.bench.schedule import Schedule
 from lab.clients import (
     BadAnswer,
     BadClose,
@@ -40,12 +42,12 @@ from lab.clients import (
     Unavailable,
     Update,
     long_polling,
+    models,
     short_polling,
     sse,
     websocket,
 )
-from lab.experiment import ClientLog, experiment
-from lab.schedule import Schedule
+from lab.proxies.wire import Wire
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import background
 from servers import long_polling as long_polling_server
@@ -54,7 +56,6 @@ from servers import sse as sse_server
 from servers import websocket as websocket_server
 from servers.feed import BATCH, Feed
 from servers.service import Service
-from servers.wire import Wire
 from tests.support import until
 
 MODELS = ("short-polling", "long-polling", "websocket", "sse")
@@ -1138,7 +1139,7 @@ def test_try_again_later_backs_off() -> None:
 
 def test_message_that_is_too_large_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message above the limit would come again at every attempt: BadClose, with this side's 1009."""
-    monkeypatch.setattr(clients, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(models, "MAX_MESSAGE", 1000)
 
     async def main(net: Net) -> None:
         async with talking(["x" * 1001]):
@@ -1535,7 +1536,7 @@ def test_command_line_says_in_one_line_what_it_cannot_do(
 ) -> None:
     """A bad option, an address where nobody listens, a refusal: one line on stderr and status 2."""
     try:
-        status = clients.main([argument.replace("FREE", str(free_port())) for argument in arguments])
+        status = models.main([argument.replace("FREE", str(free_port())) for argument in arguments])
     except SystemExit as end:  # argparse's way
         status = int(end.code or 0)
     out, err = capsys.readouterr()

@@ -27,7 +27,7 @@ import pytest
 
 from lab.clients import Retry
 from lab.mirror import Mirror
-from servers.wire import Wire
+from lab.proxies.wire import Wire
 from tests.support_mirror import contents, files, flipped, following, remove, sha256, truncated, write
 
 EDITS, FILES, SEED = 300, 50, 6

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab import maps, theory
-from lab.decision import QUANTITIES, REFERENCE, Decision, Requirements, recommend
-from lab.processes import Line, Measured, Window
+from lab import theory
+from lab.cost.decision import QUANTITIES, REFERENCE, Decision, Requirements, recommend
+from lab.cost.processes import Line, Measured, Window
+from lab.figures import maps
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM, Prices, Resources, Work
 
 PRICES = Prices()

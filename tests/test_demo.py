@@ -13,14 +13,14 @@ import httpx
 import pytest
 
 from lab import clients
-from lab.answers import Update
+from lab.clients.answers import Update
+from lab.proxies.wire import Wire
 from servers import demo
 from servers.__main__ import build, main, parser
 from servers.background import serve
 from servers.demo import Controls, Demo
 from servers.feed import Feed
 from servers.sources import synthetic_edits
-from servers.wire import Wire
 from tests.support import (
     PATIENCE,
     VirtualLoop,

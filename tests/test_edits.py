@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.edits import BURST, FileEdit, Look, Original, Reader, differing, never_whole, plan, snapshot
+from lab.bench.edits import BURST, FileEdit, Look, Original, Reader, differing, never_whole, plan, snapshot
 from tests.support import on_a_loop, until
 
 

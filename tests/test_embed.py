@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import expect
 
-from lab.embed import SENTENCE, embed
+from lab.figures.embed import SENTENCE, embed
 from servers import sse
 from servers.background import serve
 from servers.feed import Feed
@@ -29,7 +29,7 @@ __all__ = ["browser", "tab"]  # fixtures
 BASE, TOKEN = "/user/x/", "secret"
 SESSION = "globalThis.jupyterapp?.shell?.currentWidget?.sessionContext"  # there by expose_app_in_browser
 CELL = """\
-from lab.embed import embed
+from lab.figures.embed import embed
 from servers import sse
 from servers.background import serve
 from servers.feed import Feed
@@ -39,7 +39,7 @@ server = serve(sse.create_app(feed))
 embed(server, height=420)"""
 
 DEMO = """\
-from lab.embed import embed
+from lab.figures.embed import embed
 from servers import demo
 from servers.background import serve
 from servers.feed import Feed

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.event_stream import Event, EventStreamParser
+from lab.clients.event_stream import Event, EventStreamParser
 
 BOM = b"\xef\xbb\xbf"
 

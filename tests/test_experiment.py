@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import html.parser
+import importlib
 import json
 import time
 from collections.abc import Coroutine, Iterator
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 import websockets
 
-from lab import experiment as module
-from lab.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
-from lab.result import LIVE, VIRTUAL, Delivery, Publication, Request, Run, count, seconds, table
-from lab.schedule import Schedule
+from lab.bench.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
+from lab.bench.result import LIVE, VIRTUAL, Delivery, Publication, Request, Run, count, seconds, table
+from lab.bench.schedule import Schedule
 from servers import file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
 from servers.feed import Feed
 from servers.sources import Edit
+
+module = importlib.import_module("lab.bench.experiment")  # by its name: the wing hands on the function so named
 
 Result = TypeVar("Result")
 SCHEDULE = Schedule.poisson(10, 1, seed=4)

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lab import clients
 from lab.clients import Reset, Retry, Update
-from lab.event_stream import EventStreamParser
+from lab.clients.event_stream import EventStreamParser
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import file_updates, sse
 from servers.background import serve as serve_live

@@ -23,9 +23,10 @@ from nbclient import NotebookClient
 from numpy.typing import NDArray
 
 from lab import figures, theory
+from lab.bench.result import VIRTUAL, Delivery, Publication, Request, Run
+from lab.bench.schedule import Schedule
 from lab.figures import OTHER, STYLES, Picture, blank, delay_ecdf, request_bars, show, timeline
-from lab.result import VIRTUAL, Delivery, Publication, Request, Run
-from lab.schedule import Schedule
+from lab.figures.pictures import HIDDEN
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB: how the three kinds of colour blindness see.
 COLOUR_BLINDNESS = {
@@ -427,7 +428,7 @@ class TestShow:
         assert page.count("Figure: An empty frame.") == 1
         assert 'Figure: A line that &lt;rises&gt; &amp; "falls".' in page
         assert "clip-path:inset(50%)" in page
-        assert "display:none" not in figures.HIDDEN  # would hide it from everybody
+        assert "display:none" not in HIDDEN  # would hide it from everybody
 
     def test_a_figure_needs_a_text(self, notebook: nbformat.NotebookNode) -> None:
         """A figure without a sentence about it is refused."""

@@ -3,7 +3,7 @@
 import pytest
 from websockets.frames import Frame, Opcode
 
-from lab import framing
+from lab.theory import framing
 
 KEY = bytes.fromhex("37fa213d")
 EDGES = [0, 1, 125, 126, 127, 65535, 65536, 70000]

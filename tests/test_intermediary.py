@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lab import nginx
-from lab.intermediary import Between, intermediary
+from lab.proxies import nginx
+from lab.proxies.intermediary import Between, intermediary
 from servers.background import serve
 from servers.feed import Feed
 from servers.service import Service

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from fastapi import Request
 
-from lab import ladder
-from lab.event_stream import Event, EventStreamParser
-from lab.ladder import LADDER, RUNGS, Step
+from lab.clients.event_stream import Event, EventStreamParser
+from lab.cost import ladder
+from lab.cost.ladder import LADDER, RUNGS, Step
 from lab.virtual import run_virtual
 from servers import file_updates, sse
 from servers.background import Server, serve
@@ -138,7 +138,7 @@ async def test_a_stream_that_resumes_too_late_is_reset() -> None:
 @on_a_loop
 async def test_a_rung_is_a_command(rung: str, sign: signal.Signals) -> None:
     """The seed's edits come; a signal ends command and open stream, with status 0."""
-    async with command("lab.ladder", rung, "--port", "0", "--rate", "200", "--seed", "5") as process:
+    async with command("lab.cost.ladder", rung, "--port", "0", "--rate", "200", "--seed", "5") as process:
         seen = [update async for update in first(20, await url_of(process, rung))]
         process.send_signal(sign)
         assert await ended(process) == (0, "", "")
@@ -193,7 +193,7 @@ def test_a_mistake_is_named_in_one_line(
         ladder.main(arguments)
     out, err = capsys.readouterr()
     assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"python -m lab.ladder: {sentence}")
+    assert err.startswith(f"python -m lab.cost.ladder: {sentence}")
 
 
 @on_a_loop

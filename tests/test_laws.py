@@ -22,7 +22,7 @@ import websockets
 from fastapi import Response
 
 from lab import theory
-from lab.experiment import HTTP, ClientLog, Run, Schedule, experiment
+from lab.bench.experiment import HTTP, ClientLog, Run, Schedule, experiment
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import long_polling, short_polling, sse, websocket
 from servers.feed import Feed

@@ -19,17 +19,17 @@ from typing import Any
 
 import pytest
 
-from lab.answers import BadAnswer, BadStatus
 from lab.clients import GaveUp, Retry
-from lab.copy_tree import KEPT, Copy, CopyError, UnsafePath, Version, check_name
+from lab.clients.answers import BadAnswer, BadStatus
 from lab.mirror import Applied, Mirror, main
+from lab.mirror.copy import KEPT, Copy, CopyError, UnsafePath, Version, check_name
+from lab.proxies.wire import Wire
 from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
 from servers.background import serve
 from servers.feed import Feed
 from servers.guard import RETRY_AFTER, Limit
 from servers.sources import Tree
-from servers.wire import Wire
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
     Stage,
@@ -802,7 +802,7 @@ def test_a_state_that_cannot_be_written_is_written_whole_when_it_can(tmp_path: P
     """While the disk is full the state on it stays as it was, true; then it is all there again."""
     command = """
         import resource, pathlib
-        from lab.copy_tree import Copy, Version
+        from lab.mirror.copy import Copy, Version
         copy = Copy(pathlib.Path("copy"))
         copy.expect_all({"a": Version(1, "0" * 64)}, "e-0")
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
@@ -899,7 +899,9 @@ def test_the_command_shows_the_token_that_a_server_asks_for(tmp_path: Path) -> N
     body()
 
 
-AT_ONCE = "import lab.progress; lab.progress.WORTH_IT = 0.0"  # a bar, however soon it is over
+AT_ONCE = (
+    "import sys, lab.bench.progress; sys.modules['lab.bench.progress'].WORTH_IT = 0.0"  # a bar, however soon it is over
+)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lab import nginx
+from lab.proxies import nginx
 from servers.__main__ import parser
 from servers.background import Server, serve
 from servers.feed import Feed

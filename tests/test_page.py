@@ -1,8 +1,8 @@
-"""Tests of lab.page: what a notebook shows besides figures."""
+"""Tests of lab.figures.page: what a notebook shows besides figures."""
 
 import pytest
 
-from lab.page import Comparison, Source
+from lab.figures.page import Comparison, Source
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from lab import processes
-from lab.load import Load, RawClient, Socket, Stream, frames
-from lab.processes import Line, Measured, ServerProcess, Window
+from lab.cost import processes
+from lab.cost.load import Load, RawClient, Socket, Stream, frames
+from lab.cost.processes import Line, Measured, ServerProcess, Window
+from lab.proxies.wire import Wire
 from lab.theory import Resources, Units
 from servers import long_polling, short_polling, sse, websocket
 from servers.background import serve
 from servers.feed import Feed
 from servers.service import Service
-from servers.wire import Wire
 from tests.support import on_a_loop, until
 
 MAKE: dict[str, Callable[[Feed], Service]] = {
@@ -136,7 +136,7 @@ def test_a_server_process_takes_flags_and_other_commands() -> None:
     flag = ServerProcess("sse", rate=2, regular=True, poll_interval=0.5)
     assert flag.command[1:6] == ["-m", "servers", "sse", "--port", "0"]
     assert flag.command[6:] == ["--rate=2.000000", "--regular", "--poll-interval=0.500000"]
-    with ServerProcess("woken", module="lab.ladder", rate=2) as server:
+    with ServerProcess("woken", module="lab.cost.ladder", rate=2) as server:
         assert server.url.startswith("http://127.0.0.1:")
 
 

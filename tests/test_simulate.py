@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from lab import simulate, theory
-from lab.experiment import Run, Schedule
-from lab.trial import Trial
+from lab import theory
+from lab.bench.experiment import Run, Schedule
+from lab.bench.trial import Trial
+from lab.theory import simulate
 from servers import long_polling, short_polling
 from tests.test_laws import forgetful, long_poll, on_grid
 

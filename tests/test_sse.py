@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lab.event_stream import EventStreamParser
+from lab.clients.event_stream import EventStreamParser
 from servers.background import serve
 from servers.feed import Feed
 from servers.sse import create_app

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from lab import nginx
+from lab.proxies import nginx
+from lab.proxies.wire import Wire
 from servers.background import serve
 from servers.feed import Feed
 from servers.sse import create_app
-from servers.wire import Wire
 from tests.support_browser import browser, until
 
 __all__ = ["browser"]  # a fixture

@@ -25,8 +25,8 @@ from fastapi.responses import StreamingResponse
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
+from lab.proxies.wire import WINDOW, Connection, Row, Way, Wire
 from servers.background import serve
-from servers.wire import WINDOW, Connection, Row, Way, Wire
 
 LIMIT = 20.0  # seconds: no wait is longer
 SHORT = 0.15  # seconds in which nothing may arrive

@@ -1,1 +1,12 @@
-"""The notebooks' bench: experiments, clients, laws and figures."""
+"""The notebooks' lab, wing by wing; imports run from the top of this list down, never up.
+
+checks    what an exercise cell calls: right, or which mistake the answer looks like
+figures   timeline, ECDF, bars, maps, tables and embedded pages: one look for the whole course
+cost      a server measured in a process of its own, unit costs, the ladder, the decision
+bench     what an experiment is: schedule, clients, trial, result
+virtual   the same servers and clients under a simulated clock and network
+proxies   what stands between: a cable under control, nginx and its imitation
+theory    the laws as closed forms, the simulation without sockets, the framing of WebSocket
+clients   the robust client of each model (python -m lab.clients)
+mirror    list, then watch: keeps a directory identical (python -m lab.mirror)
+"""

@@ -12,8 +12,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lab.bench.edits import Original, snapshot
 from lab.checks.verdict import STUB, Verdict, compared, is_stub
-from lab.edits import Original, snapshot
 from lab.theory import notify_or_inline
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import file_updates

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
+from lab.bench.experiment import Client
+from lab.bench.result import Run
 from lab.checks.overload import praised, tried_out
 from lab.checks.verdict import STUB, Verdict, compared, is_stub
-from lab.experiment import Client
-from lab.result import Run
 from lab.virtual import Net, run_virtual
 from servers import long_polling
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from lab.bench.experiment import Client, ExperimentError
+from lab.bench.result import Run
+from lab.bench.schedule import Schedule
+from lab.bench.trial import Trial
 from lab.checks.verdict import STUB, Verdict, is_stub
-from lab.experiment import Client, ExperimentError
-from lab.result import Run
-from lab.schedule import Schedule
-from lab.trial import Trial
 from servers.feed import Feed
 from servers.service import Service
 

@@ -5,10 +5,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from lab.bench.experiment import Client
+from lab.bench.result import Run
 from lab.checks.overload import INTERVAL, praised, tried_out
 from lab.checks.verdict import STUB, Verdict, compared, is_stub, tried
-from lab.experiment import Client
-from lab.result import Run
 from servers import short_polling
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from lab.bench.experiment import ClientLog, ExperimentError, experiment
+from lab.bench.result import Run
+from lab.bench.schedule import Schedule
 from lab.checks.verdict import STUB, Verdict, is_stub, tried
-from lab.event_stream import EventStreamParser
-from lab.experiment import ClientLog, ExperimentError, experiment
-from lab.result import Run
-from lab.schedule import Schedule
+from lab.clients.event_stream import EventStreamParser
 from lab.virtual import Link, Net, VirtualError, run_virtual, serve
 from servers import sse
 from servers.feed import Feed

@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import WebSocket
 
-from lab import framing
+from lab.bench.experiment import Client, ClientLog, ExperimentError, experiment
+from lab.bench.result import Run
+from lab.bench.schedule import Schedule
 from lab.checks.verdict import STUB, Verdict, is_stub, tried
-from lab.experiment import Client, ClientLog, ExperimentError, experiment
-from lab.result import Run
-from lab.schedule import Schedule
+from lab.theory import framing
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import websocket
 from servers.feed import Feed

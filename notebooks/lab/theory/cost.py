@@ -15,7 +15,7 @@ from lab.theory.long_polling import long_polling_delay_quantile, long_polling_re
 from lab.theory.numbers import Number
 
 # What it costs: how much of each kind of work a client makes in a second, times what a unit of it costs. The first
-# is a law, the second is measured (lab.processes), and what it comes to in money takes prices, which are yours.
+# is a law, the second is measured (lab.cost.processes), and what it comes to in money takes prices, which are yours.
 
 SHORT, LONG, SOCKET, STREAM = "short polling", "long polling", "WebSocket", "SSE"
 MODELS = (SHORT, LONG, SOCKET, STREAM)

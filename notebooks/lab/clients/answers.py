@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import httpx
 from websockets.exceptions import ConnectionClosed
 
-from lab.event_stream import Event
+from lab.clients.event_stream import Event
 from servers.feed import Change, Reason
 
 TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lab import nginx
+from lab.proxies import nginx
 
 BUFFER = 64 * 1024  # bytes that the imitation collects before it lets go of them
 LAST_CHUNK = b"\r\n0\r\n\r\n"  # the end of a body (RFC 9112, section 7.1); the connection stays open for the next one

@@ -13,7 +13,7 @@ from typing import Any
 from IPython.core.getipython import get_ipython
 from tqdm.auto import tqdm
 
-from lab.result import LIVE
+from lab.bench.result import LIVE
 
 WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
 

@@ -8,7 +8,7 @@
 
     GET /files ─▶ what stands at cursor C ──┐
                                             ├─▶ what differs ─▶ GET /files/PATH ─▶ verify ─▶ rename into COPY
-    GET /events after C ─▶ what changes ────┘     (lab/mirror_session.py)              (lab/copy_tree.py)
+    GET /events after C ─▶ what changes ────┘     (lab/mirror/session.py)              (lab/mirror/copy.py)
 
 Listing at C and watching from C leaves no gap; a reset leads to a new listing. All that a mirror knows is kept in COPY,
 so that being killed is as good as stopping.
@@ -32,10 +32,10 @@ from typing import TextIO
 
 from tqdm.auto import tqdm
 
-from lab.answers import ClientError
-from lab.clients import RETRY, Log, Retry, address_below, http_client, printable
-from lab.copy_tree import Copy, CopyError
-from lab.mirror_session import Applied, Counters, Session, Settings
+from lab.clients.answers import ClientError
+from lab.clients.models import RETRY, Log, Retry, address_below, http_client, printable
+from lab.mirror.copy import Copy, CopyError
+from lab.mirror.session import Applied, Counters, Session, Settings
 from servers.arguments import Parser, number, whole
 from servers.service import HEARTBEAT
 

@@ -1,6 +1,6 @@
 """Servers in processes of their own, measured: what a request, a delivery, a quiet second and a connection cost there.
 
-    python -m servers MODEL ◀─ raw clients (lab.load), 0, 30, 60, 100 of them ─▶ Window, Window, ... ─▶ Line ─▶ Units
+    python -m servers MODEL ◀─ raw clients (load.py), 0, 30, 60, 100 of them ─▶ Window, Window, ... ─▶ Line ─▶ Units
        └─ its CPU seconds and its memory, read from outside (psutil)              least squares: the slope is the cost
 
 A server in the notebook's own process cannot be told apart from its clients. Here the operating system keeps the
@@ -21,9 +21,9 @@ from typing import NamedTuple, Self
 import numpy as np
 import psutil
 
-from lab.load import Load
-from lab.metronome import metronome
-from lab.result import BUSY
+from lab.bench.metronome import metronome
+from lab.bench.result import BUSY
+from lab.cost.load import Load
 from lab.theory import Resources, Units
 
 START_LIMIT = 20.0  # seconds until a server that says nothing is given up
@@ -119,8 +119,8 @@ async def windows(
 ) -> list[Window]:
     """One server process, more and more connections, a window at each of the ascending `counts`.
 
-    `interval` and `talk` are what the clients keep to (see `lab.load.Load`), all in seconds. Raises RuntimeError when
-    a connection is lost.
+    `interval` and `talk` are what the clients keep to (see `lab.cost.load.Load`), all in seconds. Raises RuntimeError
+    when a connection is lost.
     """
     with ServerProcess(model, rate=rate, heartbeat=heartbeat) as server:
         clients = Load(model, server.url, interval=interval, talk=talk)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.schedule import Schedule
+from lab.bench.schedule import Schedule
 
 LIVE, VIRTUAL = "LIVE", "VIRTUAL"
 BUSY = 0.02  # s; an idle machine keeps its loop's time to a few milliseconds

@@ -1,29 +1,4 @@
-"""The robust client of each model: an async iterator that goes on, whatever the network and the server do.
-
-    async with contextlib.aclosing(sse(server.url, cursor)) as stream:
-        async for news in stream:
-            match news:
-                case Update(): ...  # the next change, once, in order; `news.cursor` resumes after it
-                case Reset(): ...   # some are gone: list again, the iterator goes on from `news.cursor`
-
-    attempt ─▶ Answer, Answer, ... ─▶ take: drops what is known, moves the cursor ─▶ Update | Reset
-       ▲          └─ breaks ─▶ pause: what the server asked for, and full jitter ─┐
-       └──────────────────────────── again, from the cursor ◀─────────────────────┘
-
-An attempt is a model's own part, and the only one: it asks from the cursor and yields what it is answered, until it
-breaks. Whether to try again is decided in one place for all models, and ends with one of these:
-
-    ClientError
-    ├── GaveUp            no answer for `give_up_after` seconds; __cause__ is the last failure
-    ├── Unavailable       a failure that may pass, so it is tried again: seen only as the cause of GaveUp
-    └── Refused           a failure that would come again
-        ├── BadCursor     400: malformed, or from the future of this log
-        ├── BadStatus     another HTTP status that is not the model's: 403, 404, a redirect ...
-        ├── BadAnswer     the right status, but not the model's content
-        └── BadClose      a WebSocket closed because of what one side sent: 1002, 1003, 1007 to 1010
-
-`python -m lab.clients MODEL URL` prints the updates that arrive, a line each, until Ctrl-C.
-"""
+"""The client of each model, and what they share: an attempt, and who follows attempt after attempt."""
 
 import argparse
 import asyncio
@@ -46,47 +21,22 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 
-from lab import answers
-from lab.answers import (
+from lab.clients import answers
+from lab.clients.answers import (
     LONGEST_INTERVAL,
     Answer,
     BadAnswer,
-    BadClose,
     BadCursor,
-    BadStatus,
     ClientError,
     GaveUp,
     News,
-    Refused,
     Reset,
     Unavailable,
-    Update,
 )
-from lab.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
+from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from servers.arguments import number
 from servers.feed import BATCH
 from servers.service import HEARTBEAT
-
-__all__ = [
-    "MODELS",
-    "BadAnswer",
-    "BadClose",
-    "BadCursor",
-    "BadStatus",
-    "ClientError",
-    "GaveUp",
-    "Log",
-    "News",
-    "Refused",
-    "Reset",
-    "Retry",
-    "Unavailable",
-    "Update",
-    "long_polling",
-    "short_polling",
-    "sse",
-    "websocket",
-]
 
 SILENCE = 2.5  # heartbeats of silence after which a link is dead
 CONNECT_LIMIT = 10.0  # seconds to open a connection, at most
@@ -124,7 +74,7 @@ class Retry:
 
 
 class Log(Protocol):
-    """What counts requests; `lab.experiment.ClientLog` is one."""
+    """What counts requests; `lab.bench.experiment.ClientLog` is one."""
 
     def request(self) -> contextlib.AbstractContextManager[object]:
         """The context of one handshake, poll or reconnect, until its answer or its stream is over."""

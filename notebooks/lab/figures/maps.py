@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lab.decision import Decision, Requirements
-from lab.figures import GREY, INK, WIDTH, Picture, blank, style
-from lab.processes import Measured
+from lab.cost.decision import Decision, Requirements
+from lab.cost.processes import Measured
+from lab.figures.pictures import GREY, INK, WIDTH, Picture, blank, style
 from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}

@@ -10,15 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.experiment import Client, experiment
-from lab.result import Run
-from lab.schedule import Schedule
+from lab.bench.experiment import Client, experiment
+from lab.bench.result import Run
+from lab.bench.schedule import Schedule
+from lab.proxies.wire import Way, Wire
 from lab.virtual import Link, Net, Served, run_virtual
 from lab.virtual import serve as serve_virtually
 from servers.background import serve
 from servers.feed import Feed
 from servers.service import Service
-from servers.wire import Way, Wire
 
 
 @dataclass(frozen=True)

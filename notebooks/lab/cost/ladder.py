@@ -6,8 +6,8 @@
     woken          ready bytes by ASGI's `send`, one coroutine woken for each client and update
     file-updates   one task writes to every transport: servers/fan_out.py
 
-`python -m lab.ladder RUNG` serves one of the rungs that stand here, with synthetic edits at even distances; sse and
-file-updates are the real servers. `climb` measures all of them, each in a process of its own, under raw clients.
+`python -m lab.cost.ladder RUNG` serves one of the rungs that stand here, with synthetic edits at even distances; sse
+and file-updates are the real servers. `climb` measures all of them, each in a process of its own, under raw clients.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from fastapi import Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from lab.load import Load
-from lab.processes import ServerProcess, Window, observe
+from lab.cost.load import Load
+from lab.cost.processes import ServerProcess, Window, observe
 from servers.__main__ import run
 from servers.arguments import Parser, number, whole
 from servers.feed import Batch, Feed, Gap
@@ -141,7 +141,7 @@ RUNGS: dict[str, Callable[..., Service]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve one rung until Ctrl-C or SIGTERM; return the exit status."""
-    p = Parser(prog="python -m lab.ladder", description="Serve one rung of the ladder, with synthetic edits.")
+    p = Parser(prog="python -m lab.cost.ladder", description="Serve one rung of the ladder, with synthetic edits.")
     p.add_argument("model", choices=RUNGS, metavar="RUNG", help=", ".join(RUNGS))
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
     p.add_argument("--rate", type=number, default=RATE, metavar="R", help="updates a second, evenly spaced (50)")
@@ -185,7 +185,7 @@ class Step:
 def process(rung: str, rate: float = RATE) -> ServerProcess:
     """A rung in a process of its own."""
     if rung in RUNGS:
-        return ServerProcess(rung, module="lab.ladder", rate=rate)
+        return ServerProcess(rung, module="lab.cost.ladder", rate=rate)
     return ServerProcess(rung, rate=rate, regular=True)
 
 

@@ -22,10 +22,10 @@ from typing import Any, Protocol, TypedDict
 
 import httpx
 
-from lab.metronome import metronome
-from lab.progress import progress
-from lab.result import LIVE, Delivery, Publication, Request, Run, table
-from lab.schedule import Schedule
+from lab.bench.metronome import metronome
+from lab.bench.progress import progress
+from lab.bench.result import LIVE, Delivery, Publication, Request, Run, table
+from lab.bench.schedule import Schedule
 from servers.feed import Feed
 from servers.service import Service
 

@@ -3,7 +3,7 @@
     Requirements ─▶ who may, and keeps the budget? ─▶ laws x Units x Prices ─▶ the cheapest ─▶ Recommendation
                                                       └─ the same, with one number moved ─▶ Flip, Flip, ...
 
-The laws are the course's (lab.theory), the units measured (lab.processes), the prices yours. `REFERENCE` has the
+The laws are the course's (lab.theory), the units measured (lab.cost.processes), the prices yours. `REFERENCE` has the
 units of one machine, so that a recommendation can be had without measuring first; your own are better.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from lab import theory
-from lab.result import count, seconds
+from lab.bench.result import count, seconds
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM, Prices, Resources, Units
 
 MONTH = 365.25 / 12 * 86400  # seconds
@@ -33,7 +33,7 @@ REFERENCE: dict[str, Units] = {
                   Resources(cpu=1.6e-6, up=0.67, down=0.4, memory=34.7 * 1024), Resources(cpu=30e-6, up=43, down=55)),
     STREAM: Units(Resources(), Resources(cpu=12e-6, down=214), Resources(cpu=2.2e-6, down=1.2, memory=55 * 1024), POLL),
 }  # fmt: skip
-"""Measured on 2026-11-25 by `lab.processes`: two shared cores, Python 3.11, uvloop."""
+"""Measured on 2026-11-25 by `lab.cost.processes`: two shared cores, Python 3.11, uvloop."""
 
 
 @dataclass(frozen=True)

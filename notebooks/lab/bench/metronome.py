@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 
-from lab.result import LIVE
+from lab.bench.result import LIVE
 
 PERIOD = 0.01  # s
 

@@ -28,11 +28,11 @@ from urllib.parse import quote
 import httpx
 from tqdm.auto import tqdm
 
-from lab.answers import BadAnswer, BadStatus, GaveUp, Refused, Reset, Unavailable, Update, refusal, split
-from lab.clients import RETRY, Log, Retry, named, sse
-from lab.copy_tree import KEPT, Copy, Part, UnsafePath, Version, check_name
-from lab.progress import WORTH_IT, watched
-from lab.result import LIVE
+from lab.bench.progress import WORTH_IT, watched
+from lab.bench.result import LIVE
+from lab.clients.answers import BadAnswer, BadStatus, GaveUp, Refused, Reset, Unavailable, Update, refusal, split
+from lab.clients.models import RETRY, Log, Retry, named, sse
+from lab.mirror.copy import KEPT, Copy, Part, UnsafePath, Version, check_name
 from servers.feed import Change
 from servers.service import HEARTBEAT
 

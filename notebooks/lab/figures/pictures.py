@@ -30,7 +30,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lab.result import Run, count, seconds
+from lab.bench.result import Run, count, seconds
 
 WIDTH, DPI = 8.0, 110  # inches; half of the 880 pixels are enough to read it
 INK, GREY = "#222222", "#5f5f5f"
