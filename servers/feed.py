@@ -26,6 +26,7 @@ Encoded = TypeVar("Encoded", bytes, str)
 
 HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
 BATCH = 500  # updates in one answer at most: a reader that is far behind asks again
+BATCH_BYTES = 2**18  # bytes of them, beyond which it is full: what one reader can make the server hold
 CHANGES = get_args(Change)
 TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes an encoder a call
 CURSOR = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,17})")
@@ -255,16 +256,23 @@ class Feed:
             return position
 
     def read(self, position: int) -> Batch:
-        """What is later than `position`, oldest first, at most BATCH updates; Gap when some of it is gone."""
+        """What is later than `position`, oldest first; Gap when some of it is gone.
+
+        A batch is full with BATCH updates, or with the one that brings it to BATCH_BYTES.
+        """
         latest = self._latest
         if latest.position == self._head and latest.start == position:
             return latest  # what the reader before this one got
         with self._lock:
             if position < self._head - len(self._log):
                 raise self._gap("expired")
-            end = min(self._head, position + BATCH)
-            updates = tuple(self._log[seq] for seq in range(position + 1, end + 1))
-            self._latest = latest = Batch(updates, end, self.cursor_at(end))
+            updates = list[Update]()
+            size, end = 0, position
+            while end < self._head and len(updates) < BATCH and size < BATCH_BYTES:
+                end += 1
+                updates.append(self._log[end])
+                size += len(updates[-1].json)
+            self._latest = latest = Batch(tuple(updates), end, self.cursor_at(end))
             return latest
 
     def opening(self, cursor: str | None) -> Batch | Gap:
