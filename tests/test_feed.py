@@ -388,6 +388,18 @@ def test_an_answer_has_a_fixed_number_of_bytes_at_most() -> None:
     assert len(feed.read(position).updates) == 1
 
 
+def test_files_are_remembered_only_where_a_listing_is_asked_for() -> None:
+    """A feed that nobody lists is bounded by its history; one that is listed knows every file from then on."""
+    feed = Feed(epoch="e", history=3)
+    for number in range(100):
+        feed.publish(f"{number}", size=number)
+    assert len(feed.listing()[1]) == 3  # what the history still knew
+    feed.publish("98", "deleted")
+    for number in range(100, 110):
+        feed.publish(f"{number}", size=number)
+    assert feed.listing() == (111, {f"{n}": (n, None) for n in (97, 99, *range(100, 110))})
+
+
 def test_publishing_from_many_threads_gives_every_update_its_own_number(eager_threads: None) -> None:
     """Eight threads at once: numbers are contiguous, nothing is lost, each thread's order and the clock's are kept."""
     feed = Feed(history=10_000)
