@@ -20,6 +20,7 @@ from servers.__main__ import build, main, parser
 from servers.background import serve
 from servers.demo import Controls, Demo
 from servers.feed import Feed
+from servers.models import MODELS
 from servers.sources import synthetic_edits
 from tests.support import (
     PATIENCE,
@@ -38,12 +39,7 @@ from tests.support_feed import READERS, client, read_until
 
 EPOCH = "e0e0"
 every_model = pytest.mark.parametrize("model", READERS)
-FOLLOW = {
-    "short-polling": functools.partial(clients.short_polling, interval=0.05),
-    "long-polling": clients.long_polling,
-    "websocket": clients.websocket,
-    "sse": clients.sse,
-}
+FOLLOW = clients.MODELS | {"short-polling": functools.partial(clients.short_polling, interval=0.05)}
 
 
 def create_app(feed: Feed | None = None, **options: Any) -> Demo:
@@ -167,10 +163,7 @@ async def test_controls_are_bounded_and_nothing_of_theirs_counts() -> None:
             assert counts(app, "short-polling")["up"] == 0
             metrics = (await client.get("/metrics")).text
     assert re.findall(r'^updates_requests_total\{model="(.+)"\} 0\.0$', metrics, re.M) == [
-        "short polling",
-        "long polling",
-        "WebSocket",
-        "SSE",
+        model.name for model in MODELS
     ]
     assert metrics.count("# TYPE updates_requests_total counter") == 1
     with pytest.raises(ValueError, match="up to 20 updates a second"):
