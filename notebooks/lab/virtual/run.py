@@ -23,6 +23,7 @@ from lab.virtual.clock import OutOfTime, VirtualError, enter, inside, patched
 from lab.virtual.network import Link, Net, NetworkLoop
 from lab.virtual.transport import Way
 from servers.background import Silence, uvicorn_options
+from servers.limits import check_finite, check_positive
 
 TICK = 0.1  # seconds between two looks of uvicorn's at its `should_exit`: the time streams get to end by themselves
 
@@ -48,8 +49,11 @@ def run_virtual(
 
     `wall` holds whatever the program does. A loop of awaits is stopped between two of them; a loop without any, a
     second later, by an exception raised in its thread. Only a call into C that does not return cannot be stopped:
-    its thread is left behind, and the error says so.
+    its thread is left behind, and the error says so. Raises ValueError for a limit that is no number of seconds.
     """
+    check_positive(wall=wall)
+    if limit is not None:
+        check_finite(limit=limit)
     if inside():
         raise VirtualError("run_virtual was called inside a virtual run: it has one already")
     with _one_at_a_time, patched():
