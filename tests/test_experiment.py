@@ -20,6 +20,7 @@ import websockets
 from lab.bench.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
 from lab.bench.result import LIVE, VIRTUAL, Delivery, Publication, Request, Run, count, seconds, table
 from lab.bench.schedule import Schedule
+from lab.bench.trial import Trial
 from servers import file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
 from servers.feed import Feed
@@ -563,6 +564,23 @@ class TestExperiment:
             finish(side_by_side([(server, poll), (other, poll)], SCHEDULE))
         with pytest.raises(TypeError, match=r"servers\.service\.Service"):
             finish(side_by_side([], SCHEDULE))
+
+
+def test_the_end_is_looked_for_at_a_price_that_does_not_grow() -> None:
+    """A client that never gets one of 20 000 updates is waited for, however long the grace, in a moment of CPU."""
+
+    async def all_but_one(url: str, log: ClientLog) -> None:
+        with log.request():
+            async with websockets.connect(f"ws://server/ws?after={log.cursor}", proxy=None, compression=None) as socket:
+                async for message in socket:
+                    for update in json.loads(message).get("updates", []):
+                        if update["seq"] != 10_000:
+                            log.deliver(update)
+
+    schedule = Schedule.periodic(0.001, 20)
+    run = Trial(websocket.create_app, all_but_one, schedule, grace=200).virtual()  # within run_virtual's minute
+    assert (run.expected, run.lost) == (20_000, 1)
+    assert run.end > 220
 
 
 def test_an_experiment_knows_what_its_server_coalesces() -> None:

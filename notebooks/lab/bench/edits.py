@@ -19,11 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
+from lab.bench.schedule import MOST_BYTES, MOST_EDITS
+from servers.limits import check_finite, check_whole
+
 Kind = Literal["create", "modify", "same size", "rename", "delete"]
 Files = dict[str, str]  # paths to SHA-256
 
 KINDS: dict[Kind, float] = {"create": 0.15, "modify": 0.45, "same size": 0.15, "rename": 0.12, "delete": 0.13}
 BURST, WITHIN = 10, 0.05  # edits of one file in a row, and the seconds they take
+SMALLEST = 20  # bytes of a file
 FOLDERS = ("reports", "images", "notes", "notes/old")
 LOOK_PAUSE = 0.005  # seconds from one copy to the next: a reader in this process must leave it some time
 
@@ -57,12 +61,17 @@ def plan(
 ) -> Plan:
     """`edits` edits at random moments, of which `bursts` times BURST hit one file in a row; sizes in bytes, to `size`.
 
-    The number of files stays within a fifth of `files`.
+    The number of files stays within a fifth of `files`. Raises ValueError for a plan that cannot be.
     """
+    check_whole(edits=edits, most=MOST_EDITS)
+    check_whole(files=files, least=1, most=MOST_EDITS)
+    check_whole(bursts=bursts, most=edits // BURST)
+    check_whole(size=size, least=SMALLEST, most=MOST_BYTES // (edits + files))
+    check_finite(seconds=seconds, least=WITHIN)
     rng = random.Random(seed)
 
     def content(length: int = 0) -> bytes:
-        return rng.randbytes(length or rng.randint(20, size))
+        return rng.randbytes(length or rng.randint(SMALLEST, size))
 
     names = (f"{rng.choice(FOLDERS)}/file-{n:03}.bin" for n in range(1, files + edits + 1))
     start = {next(names): content() for _ in range(files)}

@@ -29,8 +29,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, Literal, NamedTuple, ParamSpec, Self
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Self
 from urllib.parse import urlsplit
+
+from servers.limits import check_finite, check_positive, check_whole
 
 Way = Literal["up", "down"]  # up: from the client to the server
 Kind = Literal["OPEN", "DATA", "FIN", "RST"]  # OPEN: the target has accepted the connection
@@ -101,8 +103,6 @@ class Wire:
         parts = urlsplit(target if "//" in target else f"//{target}")
         if not (parts.hostname and parts.port):
             raise ValueError(f"a wire needs a target with a host and a port, not {target!r}")
-        if not (delay >= 0 and jitter >= 0 and rate > 0):
-            raise ValueError(f"a wire needs delay >= 0, jitter >= 0 and rate > 0, not {delay}, {jitter} and {rate}")
         self.target = (parts.hostname, parts.port)
         self.delay, self.jitter, self.rate, self.seed = delay, jitter, rate, seed
         self.connections: list[Connection] = []
@@ -121,6 +121,13 @@ class Wire:
         self._server = asyncio.run_coroutine_threadsafe(listen, self._loop).result(DEADLINE)
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.url = parts._replace(netloc=f"127.0.0.1:{self.port}").geturl().removeprefix("//")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("delay", "jitter"):
+            check_finite(**{name: value})
+        elif name == "rate":
+            check_positive(rate=value, infinite=True)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         passed = f"{self.bytes['up']} bytes up, {self.bytes['down']} down"
@@ -151,8 +158,7 @@ class Wire:
         when the first byte would have passed. A second call replaces the first.
         """
         _check(way)
-        if n_bytes < 0:
-            raise ValueError(f"cannot cut after {n_bytes} bytes")
+        check_whole(bytes_before_a_cut=n_bytes)
         self._budget[way] = n_bytes
 
     @_on_the_loop

@@ -98,16 +98,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if isinstance(error, OutOfTime):
                 error.add_note(waiting(self))
             raise error
+        if timeout == 0 and self.now <= self.limit:
+            return
         if timeout != 0 and not (self._scheduled and self._scheduled[0].when() < math.inf):
             timer = "no timer ever comes" if self._scheduled else "no timer is set"
             raise VirtualDeadlock(f"at {self.now:.3f} s nothing is ready and {timer}\n{waiting(self)}")
         then = self.now if timeout == 0 else max(self.now, self._scheduled[0].when())
         if then > self.limit + TINY:
             limit, self.limit = self.limit, math.inf  # from here on the run is only cleaned up
-            self.now = max(self.now, limit)
+            self.move(max(self.now, limit))
             raise OutOfTime(f"not finished after {limit:g} virtual seconds\n{waiting(self)}")
-        self.now = then
-        self._clock_resolution = max(TINY, math.ulp(then))  # a timer due now must count as due, however late it is
+        self.move(then)
+
+    def move(self, then: float) -> None:
+        """Set the clock, and how exact it is: a timer due now must count as due, however late it is."""
+        self.now, self._clock_resolution = then, max(TINY, math.ulp(then))
 
     def _process_events(self, events: None) -> None:
         pass  # there is no file descriptor that could have become ready
@@ -134,7 +139,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             settle = functools.partial(future.set_result, func(*args))
         except Exception as error:
             settle = functools.partial(future.set_exception, error)
-        slept, self.now = self.now - start, start
+        slept = self.now - start
+        self.move(start)
         self.call_later(slept, lambda: future.done() or settle())
         return future
 
@@ -312,7 +318,7 @@ def _sleep(loop: VirtualLoop, seconds: float) -> None:
         raise ValueError("sleep length must be non-negative")
     if not seconds < math.inf:
         raise OverflowError("timestamp out of range for platform time_t")  # as the real one says
-    loop.now += seconds  # and nothing runs meanwhile: that is what a blocked loop is
+    loop.move(loop.now + seconds)  # and nothing runs meanwhile: that is what a blocked loop is
 
 
 def _draw(name: str, loop: VirtualLoop, *args: Any, **options: Any) -> Any:
