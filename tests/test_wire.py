@@ -25,7 +25,7 @@ from fastapi.responses import StreamingResponse
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
-from lab.proxies.wire import WINDOW, Connection, Row, Way, Wire
+from lab.proxies.wire import WINDOW, Way, Wire, WireConnection, WireRow
 from servers.background import serve
 
 LIMIT = 20.0  # seconds: no wait is longer
@@ -56,7 +56,7 @@ class Link:
     listener: socket.socket
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> WireConnection:
         return self.wire.connections[0]
 
     def towards(self, way: Way) -> tuple[socket.socket, socket.socket]:
@@ -314,7 +314,7 @@ def test_a_transcript_tells_what_passed_in_order() -> None:
         ]
         times = [before, link.connection.opened, *(row.time for row in rows), time.perf_counter()]
         assert times == sorted(times)
-        assert isinstance(rows[0], Row)
+        assert isinstance(rows[0], WireRow)
 
 
 def test_a_target_that_is_down_closes_the_connection_at_once() -> None:

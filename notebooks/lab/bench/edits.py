@@ -109,7 +109,7 @@ def plan(
     return Plan(start, tuple(done), seconds)
 
 
-class Change(NamedTuple):
+class Standing(NamedTuple):
     """What stands at a path from a moment (`time.perf_counter()`, s) on: a SHA-256, or None for nothing."""
 
     at: float
@@ -124,7 +124,7 @@ class Original:
         """Write the files; the directory must be new, and a sibling of it is used for what is being written."""
         self.directory = directory
         self.beside = directory.with_name(f"{directory.name}.new")
-        self.changes: list[Change] = []
+        self.changes: list[Standing] = []
         directory.mkdir(parents=True)
         self.beside.mkdir()
         for path, content in files.items():
@@ -170,7 +170,7 @@ class Original:
 
     def _stands(self, path: str, sha256: str | None) -> None:
         """Say what is about to stand there: noted any later, a watcher could have seen it before its moment."""
-        self.changes.append(Change(time.perf_counter(), path, sha256))
+        self.changes.append(Standing(time.perf_counter(), path, sha256))
 
     def at(self, moment: float) -> Files:
         """What stood in the directory at a moment (`time.perf_counter()`, s)."""

@@ -394,7 +394,8 @@ async def _supervise(
         raise failure
     if stuck:
         numbers = ", ".join(str(following.index(task)) for task in following if task in stuck)
-        raise ExperimentError(f"client {numbers} did not end within {END_LIMIT:g} s: does it catch CancelledError?")
+        hint = "does it catch CancelledError, or take long to leave an `async with`?"
+        raise ExperimentError(f"client {numbers} did not end within {END_LIMIT:g} s: {hint}")
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:

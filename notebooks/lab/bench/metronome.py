@@ -18,7 +18,7 @@ from pathlib import Path
 from lab.bench.result import LIVE, mode
 
 PERIOD = 0.01  # s
-PRESSURE = Path("/proc/pressure/cpu")  # Linux: Documentation/accounting/psi.rst
+PRESSURE = (Path("/sys/fs/cgroup/cpu.pressure"), Path("/proc/pressure/cpu"))  # a container's own, else the machine's
 
 
 class Ticks:
@@ -68,12 +68,14 @@ async def _beat(ticks: Ticks) -> None:
 
 
 def _waited() -> float | None:
-    """Seconds so far in which at least one task of this machine waited for a CPU; None where nobody counts them."""
-    try:
-        some = PRESSURE.read_text(encoding="ascii").split()
-        return int(some[4].removeprefix("total=")) / 1e6
-    except (OSError, ValueError, IndexError):  # no such file, or switched off at boot
-        return None
+    """Seconds so far in which at least one task here waited for a CPU; None where nobody counts them.
+
+    Source: the Linux kernel's Documentation/accounting/psi.rst; the first line's "total" is in microseconds.
+    """
+    for account in PRESSURE:
+        with contextlib.suppress(OSError, ValueError, IndexError):  # no such file, or switched off at boot
+            return int(account.read_text(encoding="ascii").split()[4].removeprefix("total=")) / 1e6
+    return None
 
 
 def _overload() -> float:

@@ -108,7 +108,10 @@ class Run:
         return self.requests - self.useful
 
     def requests_between(self, start: float, end: float) -> list[Request]:
-        """The requests made in [start, end) (s): what a law about a steady state is held against."""
+        """The requests made in [start, end) (s): what a law about a steady state is held against.
+
+        `requests` counts more: clients begin before 0, where the schedule does, and go on until all has arrived.
+        """
         return [request for request in self.all_requests if start <= request.start < end]
 
     @property

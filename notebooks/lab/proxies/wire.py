@@ -44,7 +44,7 @@ SEGMENT = 1460  # bytes that pass together when the rate is limited
 DEADLINE = 10.0  # seconds that another thread waits for the wire's
 
 
-class Row(NamedTuple):
+class WireRow(NamedTuple):
     """One line of a transcript: when something left the wire (`time.perf_counter()`), on which connection, and what."""
 
     time: float
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Connection:
+class WireConnection:
     """One connection: its number from 1, its life (`time.perf_counter()`), the bytes passed on in each direction."""
 
     number: int
@@ -105,8 +105,8 @@ class Wire:
             raise ValueError(f"a wire needs a target with a host and a port, not {target!r}")
         self.target = (parts.hostname, parts.port)
         self.delay, self.jitter, self.rate, self.seed = delay, jitter, rate, seed
-        self.connections: list[Connection] = []
-        self.transcript: list[Row] | None = [] if transcript else None
+        self.connections: list[WireConnection] = []
+        self.transcript: list[WireRow] | None = [] if transcript else None
         self._live: dict[_End, None] = {}  # the ends that have an open transport
         self._connecting: set[asyncio.Task[None]] = set()
         self._blackholed: set[Way] = set()
@@ -204,7 +204,7 @@ class Wire:
     # What follows runs in the wire's thread.
 
     def _accept(self) -> "_End":
-        connection = Connection(len(self.connections) + 1, time.perf_counter())
+        connection = WireConnection(len(self.connections) + 1, time.perf_counter())
         self.connections.append(connection)
         client, server = _End(self, connection, "up"), _End(self, connection, "down")
         client.peer, server.peer = server, client
@@ -241,7 +241,7 @@ class _End(asyncio.Protocol):
     peer: "_End"
     transport: asyncio.Transport  # once made
 
-    def __init__(self, wire: Wire, connection: Connection, way: Way) -> None:
+    def __init__(self, wire: Wire, connection: WireConnection, way: Way) -> None:
         self.wire, self.connection, self.way = wire, connection, way
         self.flight: deque[tuple[float, Kind, bytes]] = deque()  # when due on the loop's clock, and what
         self.held = 0  # bytes in flight
@@ -390,7 +390,7 @@ class _End(asyncio.Protocol):
         else:
             self.connection.down += len(data)
         if self.wire.transcript is not None:
-            self.wire.transcript.append(Row(time.perf_counter(), self.connection.number, self.way, kind, data))
+            self.wire.transcript.append(WireRow(time.perf_counter(), self.connection.number, self.way, kind, data))
 
 
 def _check(*ways: Way) -> tuple[Way, ...]:
