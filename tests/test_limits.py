@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lab import theory
-from lab.bench import schedule
+from lab import clients, theory
+from lab.bench import ClientLog, schedule, table
 from lab.bench.edits import plan
 from lab.bench.schedule import Schedule
 from lab.bench.trial import Trial
 from lab.cost.load import Load
 from lab.cost.processes import ServerProcess
+from lab.figures import delay_ecdf, request_bars, timeline
 from lab.proxies.wire import Wire
 from lab.theory import simulate
 from lab.virtual import Link, run_virtual
@@ -132,7 +133,7 @@ def test_a_law_never_answers_with_no_number(law: Callable[..., Any], data: st.Da
         (lambda: Schedule.bursts(1, 0, 5), "size is a whole number from 1 to 2,000, not 0"),
         (lambda: Schedule.at(itertools.count(), 5), "a schedule has 2,000 edits at most"),
         (lambda: Schedule.at([math.nan], 5), "the planned times ascend from 0 to 5 s"),
-        (lambda: Trial(sse.create_app, client, Schedule.at([], 1), clients=-1), "clients is a whole number from 0 to"),
+        (lambda: Trial(sse.create_app, client, Schedule.at([], 1), clients=-1), "clients is a whole number from 1 to"),
         (lambda: Trial(sse.create_app, client, Schedule.at([], 1), grace=math.inf), "grace is a number from 0 up"),
         (lambda: Trial(sse.create_app, client, Schedule.at([], 1)).virtual(rate=0), "rate is a number above 0, not 0"),
         (lambda: asyncio.run(Trial(sse.create_app, client, Schedule.at([], 1)).live(delay=-1)), "delay is a number"),
@@ -165,6 +166,21 @@ def test_nothing_ever_happens() -> None:
     assert theory.polling_best_interval(0, 1, 1) == math.inf
     assert list(theory.polling_best_interval(np.array([0.0, 2.0]), 1, 1)) == [math.inf, 1.0]
     assert theory.polling_fresh_share(0, 5, 0.025) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_in_which_nothing_happens_has_a_table_and_figures() -> None:
+    """Nothing divides by 0, and nothing is drawn with a warning, where no update was published."""
+
+    async def listen(url: str, log: ClientLog) -> None:
+        async for update in clients.sse(url, log.cursor, log=log):
+            raise AssertionError(update)
+
+    runs = [Trial(sse.create_app, listen, Schedule.poisson(0, 5), clients=n).virtual() for n in (1, 3)]
+    for draw in (delay_ecdf, timeline, request_bars):
+        for picture in (draw(runs), draw(runs[0])):
+            assert "0 of 0 deliveries came" in picture.alt
+    assert repr(table(runs)).splitlines()[-1].split()[-2:] == ["-", "-"]
 
 
 def test_a_server_process_refuses_as_its_command_line_does() -> None:

@@ -185,7 +185,7 @@ async def side_by_side(
     Returns one Run per contender, in order. Raises ExperimentError, with the client's number, when a
     client raises, does not begin a request in time, or does not end; ValueError for a number that cannot be.
     """
-    check_whole(clients=clients, most=MOST_CLIENTS)
+    check_whole(clients=clients, least=1, most=MOST_CLIENTS)
     check_finite(spread=spread, grace=grace)
     feed = _shared_feed(contenders)
     groups = [_Group(server, client, clients, feed.cursor, seed) for server, client in contenders]
@@ -244,7 +244,7 @@ class _Group:
             mode=mode(),
             clients=len(self.logs),
             schedule=bench.schedule,
-            begin=begin + min(offsets, default=0.0) - zero,
+            begin=begin + min(offsets) - zero,
             end=end - zero,
             server_requests=self.server_requests,
             published=[Publication(seq, plan, at - zero, path) for seq, plan, at, path in bench.published],

@@ -57,7 +57,7 @@ class Trial:
     label: str | None = None
 
     def __post_init__(self) -> None:
-        check_whole(clients=self.clients, most=MOST_CLIENTS)
+        check_whole(clients=self.clients, least=1, most=MOST_CLIENTS)
         check_finite(spread=self.spread, grace=self.grace)
 
     async def live(self, *, delay: float = 0.0, jitter: float = 0.0, rate: float = math.inf) -> Run:
