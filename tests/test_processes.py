@@ -4,7 +4,6 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,18 +15,14 @@ from lab.cost.load import Load, RawClient, Socket, Stream, frames
 from lab.cost.processes import Line, Measured, ServerProcess, Window, measure
 from lab.proxies.wire import Wire
 from lab.theory import Resources, Units
-from servers import long_polling, short_polling, sse, websocket
+from servers import short_polling, websocket
 from servers.background import serve
 from servers.feed import Feed
+from servers.models import MODELS
 from servers.service import Service
 from tests.support import on_a_loop, until
 
-MAKE: dict[str, Callable[[Feed], Service]] = {
-    "short-polling": short_polling.create_app,
-    "long-polling": long_polling.create_app,
-    "websocket": websocket.create_app,
-    "sse": sse.create_app,
-}
+MAKE = {model.slug: model.create_app for model in MODELS}
 
 
 @pytest.mark.parametrize("model", MAKE)
@@ -169,10 +164,10 @@ def test_a_chatty_server_is_listened_to(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_model_is_nothing_to_measure() -> None:
-    """A model without a raw client is refused by name, not taken for another one; so is a load that cannot be."""
-    with pytest.raises(ValueError, match=r"^there is no raw client of 'http-streaming', only of short-polling, "):
+    """A model that is none is refused by name, not taken for another one; so is a load that cannot be."""
+    with pytest.raises(ValueError, match=r"^no model is called 'http-streaming': there are "):
         Load("http-streaming", "http://127.0.0.1:80")
-    with pytest.raises(ValueError, match=r"^there is no model 'NDJSON', only short polling, "):
+    with pytest.raises(ValueError, match=r"^no model is called 'NDJSON': there are "):
         asyncio.run(measure("NDJSON"))
     with pytest.raises(ValueError, match="host and a port"):
         Load("sse", "http://127.0.0.1")
@@ -285,7 +280,7 @@ def test_a_long_poll_is_its_answer_without_the_update() -> None:
     assert held.message == stream.message == poll.request
 
 
-@pytest.mark.parametrize("model", processes.NAMES)
+@pytest.mark.parametrize("model", [model.name for model in MODELS])
 @on_a_loop
 async def test_measure(model: str) -> None:
     """Each model is measured in processes of its own: its bytes exactly, its CPU time above nothing."""

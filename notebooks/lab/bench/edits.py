@@ -105,6 +105,8 @@ def plan(
             kind = "create"
         elif len(sizes) > 1.2 * files:
             kind = "delete"
+        if kind == "delete" and len(sizes) == 1:
+            kind = "modify"  # the last one stays: there is always something to edit
         edit(at, kind, next(names) if kind == "create" else path)
     return Plan(start, tuple(done), seconds)
 

@@ -32,7 +32,7 @@ from lab.clients.models import tls
 from servers.feed import Feed
 from servers.limits import check_finite, check_whole
 from servers.service import Service
-from servers.sources import Edit
+from servers.tree import Edit
 
 __all__ = ["HTTP", "ClientLog", "ExperimentError", "Run", "Schedule", "experiment", "side_by_side", "table"]
 

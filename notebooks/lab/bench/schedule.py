@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from servers.limits import check_finite, check_positive, check_whole
-from servers.sources import Edit, synthetic_edits
+from servers.sources import synthetic_edits
+from servers.tree import Edit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,6 +100,6 @@ class Schedule:
 def _bounded(edits: float, payload: int = 0) -> None:
     """Raise ValueError for a schedule that would be too large to keep."""
     if edits > MOST_EDITS:
-        raise ValueError(f"a schedule has {MOST_EDITS:,} edits at most, not {edits:,.0f}")
+        raise ValueError(f"a schedule has {MOST_EDITS:,} edits at most, not {edits:,.6g}")
     if edits * payload > MOST_BYTES:
-        raise ValueError(f"a schedule's contents are {MOST_BYTES:,} bytes at most, not {edits * payload:,.0f}")
+        raise ValueError(f"a schedule's contents are {MOST_BYTES:,} bytes at most, not {edits * payload:,.6g}")

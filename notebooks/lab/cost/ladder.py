@@ -27,9 +27,9 @@ from lab.cost.load import Load
 from lab.cost.processes import ServerProcess, Window, observe
 from servers.__main__ import run
 from servers.arguments import Parser, number, whole
-from servers.feed import Batch, Feed, Gap
+from servers.feed import HEARTBEAT, Batch, Feed, Gap
 from servers.limits import check_positive
-from servers.service import HEARTBEAT, Service, Source, disconnected
+from servers.service import Service, Source, disconnected
 from servers.sources import play, synthetic_edits
 from servers.sse import reset_block, update_blocks
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from servers.limits import check_finite, check_positive, check_whole
+from servers.models import model
 
 DELIVERY = b'"seq":'  # in every update, once, on every wire
 TEXT, PING, PONG = 0x81, 0x89, 0x8A  # the first byte of a WebSocket frame that is whole (RFC 6455, section 5.2)
@@ -28,7 +29,7 @@ class Load:
 
     `interval` (s) is how often a short-polling client asks, `wait` (s) how long a long poll may be held, `talk` (s)
     how often a WebSocket client says something: 0 is never. `up` and `down` are the bytes of TCP payload.
-    Raises ValueError for a model that has no raw client, and for a number that cannot be.
+    Raises UnknownModel, and ValueError for a model without raw clients and for a number that cannot be.
     """
 
     model: str
@@ -46,8 +47,9 @@ class Load:
     clients: "list[RawClient]" = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.model not in KINDS:
-            raise ValueError(f"there is no raw client of {self.model!r}, only of {', '.join(KINDS)}")
+        known = model(self.model)
+        if known.slug not in KINDS:
+            raise ValueError(f"there are no raw clients of {known.name}")
         if not urlsplit(self.url).port:
             raise ValueError(f"raw clients need a URL with a host and a port, not {self.url!r}")
         check_positive(interval=self.interval)
@@ -56,7 +58,7 @@ class Load:
     async def connect(self, number: int) -> None:
         """Open connections until there are `number`. Raises OSError when the server refuses one."""
         check_whole(number=number)
-        kind = KINDS[self.model]
+        kind = KINDS[model(self.model).slug]
         host, _, port = urlsplit(self.url).netloc.rpartition(":")
         while len(self.clients) < number:
             _, client = await asyncio.get_running_loop().create_connection(lambda: kind(self), host, int(port))
@@ -209,7 +211,12 @@ class Socket(RawClient):
         self.later(self.load.talk, "say")
 
 
-KINDS: dict[str, type[RawClient]] = {"short-polling": Poll, "long-polling": Poll, "websocket": Socket, "sse": Stream}
+KINDS: dict[str, type[RawClient]] = {
+    "short-polling": Poll,
+    "long-polling": Poll,
+    "websocket": Socket,
+    "sse": Stream,
+}
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
