@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import watchfiles
 
 from servers.feed import Change, Feed
+from servers.limits import check_finite, check_whole
 from servers.tree import Edit, Tree, in_utf8
 
 RESCAN_MS = 5000  # without a hint for so long, the tree is looked at all the same
@@ -35,8 +36,14 @@ def synthetic_edits(
     """An endless stream of edits over at most `files` paths, `rate` a second: Poisson arrivals, or `regular` ones.
 
     The same seed gives the same edits; `regular` moves their times only. With `payload` > 0 every added or
-    modified file has that many bytes and carries them inline.
+    modified file has that many bytes and carries them inline. At a `rate` of 0 there are none. Raises ValueError, when
+    the first is asked for, for a number that cannot be.
     """
+    check_finite(rate=rate)
+    check_whole(payload=payload)
+    check_whole(files=files, least=1)
+    if not rate:
+        return
     rng = random.Random(seed)
     living: list[str] = []
     at, born = 0.0, 0

@@ -354,7 +354,7 @@ def address_below(base: str, path: str) -> httpx.URL:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """One for all clients: each would otherwise build its own, 30 to 70 ms at a time."""
     return ssl.create_default_context()
 
@@ -365,7 +365,7 @@ def _limits(silence: float) -> httpx.Timeout:
 
 def http_client(silence: float) -> httpx.AsyncClient:
     """A client whose requests fail after `silence` seconds without a byte; httpx by itself says 5."""
-    return httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=_limits(silence))
+    return httpx.AsyncClient(verify=tls(), trust_env=False, timeout=_limits(silence))
 
 
 class _Connect(connect):
@@ -386,7 +386,7 @@ async def _socket(address: httpx.URL, heartbeat: float) -> AsyncGenerator[Client
     try:
         socket = await _Connect(
             str(address.copy_with(scheme="wss" if secure else "ws")),
-            ssl=_tls() if secure else None,
+            ssl=tls() if secure else None,
             proxy=None,
             compression=None,
             max_size=MAX_MESSAGE,
