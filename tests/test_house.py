@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVERS, LAB = ROOT / "servers", ROOT / "notebooks" / "lab"
 PRODUCT = {"clients", "mirror"}
 BELOW = {  # what each wing of lab may import from, servers apart
-    "mirror": {"clients"},
     "clients": set[str](),
+    "mirror": {"clients"},
     "theory": set[str](),
     "proxies": set[str](),
     "virtual": set[str](),
