@@ -10,6 +10,18 @@ from lab.theory.numbers import Number, law, like, share_gone
 
 MOST_PLACES = 100_000  # in an interval that aliased updates fall on: more are as good as anywhere
 
+CLIENT_KEEP_ALIVE = 5.0  # s; httpx, by default, closes a connection on which it has not asked for longer
+
+# Where these laws end. A client does not ask before it is answered: below a round trip the interval is the round trip,
+# which `paced` puts in its place. An answer carries at most a batch of updates (500 here): with λT + 5 √(λT) above that
+# a client has to ask again at once, and one that does not falls behind for good, as soon as λT passes the batch.
+
+
+def paced(interval: Number, transit: float) -> Number:
+    """max(T, RTT) (s): how often a client on a grid of T asks, T itself or, below a round trip, once a round trip."""
+    return like(interval, np.maximum(interval, 2 * transit))
+
+
 # Short polling: how late an update is. An update falls anywhere in an interval with equal chance, waits
 # for the next poll, and travels one transit. The law needs no more than that the updates do not know the
 # polls' clock: it holds for Poisson and bursty arrivals alike, and fails for periodic ones (aliasing).
@@ -17,48 +29,49 @@ MOST_PLACES = 100_000  # in an interval that aliased updates fall on: more are a
 
 @law
 def polling_mean_delay(interval: Number, transit: float = 0.0) -> Number:
-    """T/2 + d: the mean of a uniform wait on (0, T), and the way back."""
-    return interval / 2 + transit
+    """T/2 + d, T at least RTT: the mean of a uniform wait on (0, T), and the way back."""
+    return paced(interval, transit) / 2 + transit
 
 
 @law
-def polling_delay_sd(interval: Number) -> Number:
-    """T/√12: the standard deviation of a uniform wait on (0, T); the transit adds none."""
-    return interval / math.sqrt(12)
+def polling_delay_sd(interval: Number, transit: float = 0.0) -> Number:
+    """T/√12, T at least RTT: the standard deviation of a uniform wait on (0, T)."""
+    return paced(interval, transit) / math.sqrt(12)
 
 
 @law
 def polling_delay_quantile(q: Number, interval: float, transit: float = 0.0) -> Number:
-    """qT + d: the delay that a share `q` of the updates does not exceed; `q` = 1 gives the worst, T + d."""
-    return q * interval + transit
+    """qT + d, T at least RTT: the delay that a share `q` of the updates does not exceed; `q` = 1 gives the worst."""
+    return q * paced(interval, transit) + transit
 
 
 @law
 def polling_max_delay(interval: Number, transit: float = 0.0) -> Number:
-    """T + d: an update that just missed a poll."""
-    return interval + transit
+    """T + d, T at least RTT: an update that just missed a poll."""
+    return paced(interval, transit) + transit
 
 
 @law
 def polling_delay_cdf(delay: Number, interval: float, transit: float = 0.0) -> Number:
-    """The share of updates that are no later than `delay` (s): (delay - d)/T, between 0 and 1."""
-    return like(delay, np.clip((delay - transit) / interval, 0.0, 1.0))
+    """The share of updates that are no later than `delay` (s): (delay - d)/T, between 0 and 1; T at least RTT."""
+    return like(delay, np.clip((delay - transit) / paced(interval, transit), 0.0, 1.0))
 
 
 # Short polling: how many requests, and what they are good for.
 
 
 @law
-def polling_requests(clients: float, seconds: Number, interval: float) -> Number:
-    """N·t/T: the clock alone decides, whatever the rate of updates."""
-    return clients * seconds / interval
+def polling_requests(clients: float, seconds: Number, interval: float, transit: float = 0.0) -> Number:
+    """N·t/T, T at least RTT: the clock alone decides, whatever the rate of updates."""
+    return clients * seconds / paced(interval, transit)
 
 
 @law
 def polls_on_grid(seconds: float, interval: float, offset: float = 0.0) -> int:
     """How many polls at offset, offset + T, offset + 2T, ... fall into [0, `seconds`): exact, for one client.
 
-    The numbers are taken as written in decimal, so that 0.3 s of polls every 0.1 s are three, not four.
+    The numbers are taken as written in decimal, so that 0.3 s of polls every 0.1 s are three, not four. A client keeps
+    to such a grid only if T is at least its round trip.
     """
     remaining = Fraction(str(seconds)) - Fraction(str(offset))
     return max(0, math.ceil(remaining / Fraction(str(interval))))
@@ -80,9 +93,16 @@ def polling_skipped_share(x: Number) -> Number:
 
 
 @law
-def polling_period(interval: Number, transit: float = 0.0, service: float = 0.0) -> Number:
-    """T + RTT + service time: how often a client really asks that sleeps T *after* each answer."""
-    return interval + 2 * transit + service
+def polling_period(
+    interval: Number, transit: float = 0.0, service: float = 0.0, keep_alive: float = CLIENT_KEEP_ALIVE
+) -> Number:
+    """T + RTT + service time: how often a client really asks that sleeps T *after* each answer.
+
+    One that sleeps for longer than it keeps an idle connection (`keep_alive`, s) opens another for each request: one
+    round trip more (RFC 9293, section 3.5), and by TLS 1.3 two (RFC 8446, section 2), which are not in this law.
+    """
+    handshake = np.where(np.greater(interval, keep_alive), 2 * transit, 0.0)
+    return like(interval, interval + 2 * transit + service + handshake)
 
 
 # Short polling: how old the client's copy is, of one file that changes at rate λ (Poisson). A copy is as
@@ -91,8 +111,8 @@ def polling_period(interval: Number, transit: float = 0.0, service: float = 0.0)
 
 @law
 def polling_copy_age(interval: Number, transit: float = 0.0) -> Number:
-    """T/2 + d (s): how long ago, on average over time, the server looked as the client's copy does."""
-    return interval / 2 + transit
+    """T/2 + d (s), T at least RTT: how long ago, on average over time, the server looked as the client's copy does."""
+    return paced(interval, transit) / 2 + transit
 
 
 @law
@@ -102,7 +122,7 @@ def polling_fresh_share(rate: float, interval: Number, transit: float = 0.0) -> 
     A copy of age a is still true with probability e^-λa; averaged over a in (d, T + d).
     Source, for d = 0: Cho and Garcia-Molina, "Effective page refresh policies for Web crawlers" (2003).
     """
-    return math.exp(-rate * transit) * share_gone(rate * interval)
+    return math.exp(-rate * transit) * share_gone(rate * paced(interval, transit))
 
 
 @law
@@ -114,7 +134,7 @@ def polling_staleness(rate: float, interval: Number, transit: float = 0.0) -> Nu
     """
     if rate == 0:
         return 0.0 * interval
-    return interval / 2 + transit - (1 - polling_fresh_share(rate, interval, transit)) / rate
+    return polling_copy_age(interval, transit) - (1 - polling_fresh_share(rate, interval, transit)) / rate
 
 
 # Short polling: which interval is best, if a request and a second of delay have a price.
@@ -128,7 +148,7 @@ def polling_cost(interval: Number, rate: float, request: float, delay: float, tr
     second late for this client. It is assumed that both add up linearly: the second second of delay
     costs as much as the first.
     """
-    return request / interval + delay * rate * (interval / 2 + transit)
+    return request / paced(interval, transit) + delay * rate * polling_mean_delay(interval, transit)
 
 
 @law
