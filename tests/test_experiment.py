@@ -227,7 +227,7 @@ class TestRun:
         """A run prints what was asked, what came and how late, in one line."""
         run = make_run(COMPLETE, [Request(0, 0.0, 4.0, 6, False)])
         assert repr(run) == (
-            "Run(SSE, LIVE: 2 clients, 3 updates, 1 request (0 wasted), 6/6 delivered, delay p50 500 ms, p95 750 ms)"
+            "Run(SSE, LIVE: 2 clients, 3 updates, 1 request (0 for nothing), 6/6 delivered, delay p50 500 ms, p95 750 ms)"
         )
 
     def test_table(self) -> None:
@@ -242,7 +242,8 @@ class TestRun:
         assert found.count("td ") == 1 + 2 * (len(runs.head) - 1)
         assert "b " not in found
         caption, *lines = repr(runs).splitlines()
-        assert caption == "LIVE and VIRTUAL: 2 clients each, 3 updates"
+        held = "held: the most requests that were open at once"
+        assert caption == f"LIVE and VIRTUAL: 2 clients each, 3 updates; {held}"
         assert len({len(line) for line in lines}) == 1
         assert [line.split()[0] for line in lines[1:]] == ["SSE", "a"]
         assert make_run(COMPLETE)._repr_html_().count("<tr>") == 2

@@ -12,6 +12,7 @@ embed.py     a live page inside a notebook
 """
 
 from lab.figures.bars import request_bars
+from lab.figures.curves import asked_together, copy_age, law_and_points, most_together, shares
 from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
 from lab.figures.maps import boundaries, decision_map, flip, slopes
@@ -30,14 +31,19 @@ __all__ = [
     "Comparison",
     "Picture",
     "Source",
+    "asked_together",
     "blank",
     "boundaries",
     "claims",
+    "copy_age",
     "decision_map",
     "delay_ecdf",
     "embed",
     "flip",
+    "law_and_points",
+    "most_together",
     "request_bars",
+    "shares",
     "show",
     "slopes",
     "style",

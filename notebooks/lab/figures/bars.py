@@ -30,6 +30,9 @@ def request_bars(
         axes.barh(row, run.useful, height=0.56, color=color)
         axes.barh(row, run.wasted, height=0.56, left=run.useful, color="white", edgecolor=color, hatch="////")
         text = f"{run.useful:,} useful" + (f" + {run.wasted:,} for nothing" if run.wasted else "")
+        if run.still_open:
+            axes.barh(row, run.still_open, height=0.56, left=run.requests - run.still_open, color="w", edgecolor=color)
+            text += f" + {run.still_open:,} still open"
         if law is not None:
             axes.plot([law, law], [row - 0.4, row + 0.4], "k", dashes=(3, 1.2), linewidth=1.6)
             text += f"\npredicted: {law:,.0f}"

@@ -8,13 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 from lab.bench.result import Run, seconds
-from lab.figures.style import Picture, panel, style
+from lab.figures.style import WIDTH, Picture, panel, style
 from lab.figures.words import in_words, listed, mode_of, worst
 
 Cdf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+SIZE = 11  # points of a curve's name
 
 
 def delay_ecdf(
@@ -39,7 +41,7 @@ def delay_ecdf(
     unit, name = (1.0, "s") if longest >= 1 else (1000.0, "ms")
     picture, axes = panel(4.0, title or worst(runs, 0.95, "95 % of the updates within"), mode_of(runs))
     axes.set(xlim=(low * unit, high * unit), ylim=(0, 104), xscale="log" if log else "linear")
-    axes.set(xlabel=f"delay ({name})", ylabel="share of expected deliveries (%)")
+    axes.set(xlabel=f"delay ({name}){', logarithmic' if log else ''}", ylabel="share of expected deliveries (%)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     named = log or len(runs) == 1  # else the curves cross the labels, if those are long
     curves = [_draw_delays(axes, run, low, high, unit, named) for run in sorted(runs, key=lambda run: run.delay(0.5))]
@@ -49,12 +51,12 @@ def delay_ecdf(
         _label(axes, [line], 75, right=False)
     if log:
         for bundle in _bundles(curves):
-            right = _place(axes, bundle[-1], 50) < 0.5
+            right = _place(axes, bundle[-1], 50) < 0.5 and _fits(axes, bundle, 50)
             _label(axes, bundle, 50 if right else 80, right=right)
     else:
         for n, line in enumerate(curves):
             level = 90 - 16 * n if len(runs) > 1 else 35
-            _label(axes, [line], level, right=_place(axes, line, level) < 0.7)
+            _label(axes, [line], level, right=_fits(axes, [line], level))
     picture.alt = alt or f"Share of deliveries against their delay ({mode_of(runs)}). {' '.join(map(in_words, runs))}"
     return picture
 
@@ -90,12 +92,18 @@ def _place(axes: Axes, line: Line2D, level: float) -> float:
     return float(axes.transAxes.inverted().transform(axes.transData.transform((_reach(line, level), level)))[0])
 
 
+def _fits(axes: Axes, lines: Sequence[Line2D], level: float) -> bool:
+    """Whether the curves' names have room to the right of where the curves reach a level."""
+    longest = max(TextPath((0, 0), str(line.get_label()), size=SIZE).get_extents().width for line in lines)
+    return max(_place(axes, line, level) for line in lines) + (longest + 4 * SIZE) / (72 * WIDTH * 0.85) < 1
+
+
 def _label(axes: Axes, lines: Sequence[Line2D], level: float, *, right: bool) -> None:
     """Name the curves beside where they reach `level` (%), to the right of the last or to the left of the first."""
     places = [_place(axes, line, level) for line in lines]
     top = max(float(np.asarray(line.get_ydata(), float)[-1]) for line in lines)
     anchor = (max(places) + 0.025 if right else min(places) - 0.015, min(level, top + 6) / axes.get_ylim()[1])
     names = [str(line.get_label()) for line in lines]
-    look: dict[str, Any] = {"fontsize": 11, "labelcolor": "linecolor", "handlelength": 1.8, "handletextpad": 0.5}
+    look: dict[str, Any] = {"fontsize": SIZE, "labelcolor": "linecolor", "handlelength": 1.8, "handletextpad": 0.5}
     look["loc"] = "center left" if right else "center right"
     axes.add_artist(Legend(axes, list(lines), names, bbox_to_anchor=anchor, borderpad=0, **look))

@@ -19,7 +19,7 @@ def worst(runs: Sequence[Run], q: float, what: str) -> str:
         case [other]:
             return f"{text}; {other.label}: {seconds(other.delay(q))}"
         case others:
-            return f"{text}; the others: {seconds(max(run.delay(q) for run in others))} at most"
+            return f"{text}, the others' {seconds(max(run.delay(q) for run in others))} or less"
 
 
 def percent(part: int, whole: int) -> str:
@@ -45,6 +45,7 @@ def upper(text: str) -> str:
 def in_words(run: Run) -> str:
     """The run in one sentence, for those who hear the figure."""
     asked = f"{count(run.requests, 'request')}, {run.wasted:,} of them for nothing"
+    asked += f", {run.still_open:,} still open" if run.still_open else ""
     came = f"{run.expected - run.lost:,} of {run.expected:,} deliveries came"
     late = f", median delay {seconds(run.delay(0.5))}, 95 % within {seconds(run.delay(0.95))}" if run.expected else ""
     return f"{upper(run.label)}, {count(run.clients, 'client')}: {asked}; {came}{late}."
