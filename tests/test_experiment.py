@@ -227,7 +227,8 @@ class TestRun:
         """A run prints what was asked, what came and how late, in one line."""
         run = make_run(COMPLETE, [Request(0, 0.0, 4.0, 6, False)])
         assert repr(run) == (
-            "Run(SSE, LIVE: 2 clients, 3 updates, 1 request (0 for nothing), 6/6 delivered, delay p50 500 ms, p95 750 ms)"
+            "Run(SSE, LIVE: 2 clients, 3 updates, 1 request (0 for nothing), 6/6 delivered, "
+            "delay p50 500 ms, p95 750 ms)"
         )
 
     def test_table(self) -> None:
