@@ -234,6 +234,7 @@ class Witness:
         await self.app(scope, heard, said)
 
 
+@judged
 def websocket_client(client: Client) -> Verdict:
     """Exercise: `client(url, log)` follows by WebSocket, and outlives what ends a connection, as far as it should.
 
@@ -241,11 +242,6 @@ def websocket_client(client: Client) -> Verdict:
     quarter of a minute; the path dies without a word while another one opens. On a second server that closes with 1008
     it must not come back.
     """
-    return _websocket_client(client)
-
-
-@judged
-def _websocket_client(client: Client) -> Verdict:
     evidence = tried_out(client)
     if wrong := fault(evidence):
         return Verdict(False, wrong)
