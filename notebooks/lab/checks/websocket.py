@@ -1,8 +1,8 @@
 """The checks of notebook 03: a frame as a client sends it, and a client that outlives every kind of end.
 
-    text, key ─▶ answer ─▶ bytes, compared with the right frame's, and with frames that have one mistake
-    client ─▶ a witness that notes each handshake, message and end ─▶ the real server, in trouble four times
-                  └─▶ the evidence, together with what the client's log says
+text, key ─▶ answer ─▶ bytes, compared with the right frame's, and with frames that have one mistake
+client ─▶ a witness that notes each handshake, message and end ─▶ the real server, in trouble four times
+              └─▶ the evidence, together with what the client's log says
 """
 
 import asyncio
@@ -37,9 +37,11 @@ DELAY = 0.025  # s, one way
 CUT, GOING, BACK, DARK, OVER = 15.0, 35.0, 50.0, 80.0, 200.0  # s of the client's trial
 PROMPT = 0.5  # s from a message's arrival to its hand-over, at most
 SHORTEST, LONGEST = 0.25, 35.0  # s of a pause: the mean one while the server is going, and any
+ANEW = 8.0  # s of a pause after a connection that worked, unless all are that long
 LATE = 60.0  # s: a dead link is noticed sooner
 RESTLESS = 10  # connections that a client ends by itself, at most
 ENOUGH = 400  # handshakes; whoever makes more gets no further answer
+NO_FAREWELL = (None, 1005, 1006)  # codes that no close frame brought
 FAILURES = (websockets.ConnectionClosed, websockets.InvalidHandshake, OSError)  # a connection's; OSError: timeouts too
 SLIPS = (NameError, AttributeError, TypeError, LookupError)  # nobody raises these on purpose
 
@@ -86,7 +88,9 @@ FRAME_MISTAKES: dict[str, Callable[[str, bytes], bytes]] = {
     "The key is there, but the payload is not masked with it: byte n is XORed with key[n % 4].": Encoder(masks=False),
     "The payload is masked, but the mask bit says that it is not: the second byte begins with a 1.": Encoder(mask=0),
     "The payload is masked, but the key is missing: nobody can read it.": Encoder(sends_key=False),
-    "The key comes last; it must stand before the payload, or nobody can read that as it comes.": Encoder(key_last=True),
+    "The key comes last; it must stand before the payload, or nobody can read that as it comes.": Encoder(
+        key_last=True
+    ),
     "The text is encoded as Latin-1; a text message is UTF-8, in which “é” has two bytes.": Encoder(encoding="latin-1"),
     "The length counts the key; it must count the payload alone.": Encoder(counts_key=True),
     "The length is little-endian; on the wire the high byte comes first (“network byte order”).": Encoder(little=True),
@@ -217,7 +221,8 @@ class Witness:
         async def heard() -> MutableMapping[str, Any]:
             message = await receive()
             if message["type"] == "websocket.disconnect" and here.code is None:
-                here.code, here.by_client = message.get("code") or 1006, message.get("code") not in (None, 1006)
+                here.by_client = message.get("code") not in NO_FAREWELL
+                here.code = message["code"] if here.by_client else 1006
             return message
 
         async def said(message: MutableMapping[str, Any]) -> None:
@@ -306,6 +311,7 @@ def fault(evidence: Evidence) -> str | None:
         or _restless(evidence)
         or _stops(evidence)
         or _counts_wrongly(evidence)
+        or _hands_over_wrongly(evidence)
         or _deaf(evidence)
         or _delivers_wrongly(evidence)
     )
@@ -314,9 +320,13 @@ def fault(evidence: Evidence) -> str | None:
 def _never_arrives(evidence: Evidence) -> str | None:
     """It reaches no server, or the wrong address, or with a cursor that is none."""
     if elsewhere := [connection.path for connection in evidence.connections if connection.path != "/ws"]:
-        return f"It knocked at `{elsewhere[0]}`, where nobody is: the address is `ws://…/ws`, with `?after=` and a cursor."
+        return (
+            f"It knocked at `{elsewhere[0]}`, where nobody is: the address is `ws://…/ws`, with `?after=` and a cursor."
+        )
     if refused := [c.after for c in evidence.ours if not c.accepted and c.code == websocket.POLICY_VIOLATION]:
-        return f"The server refused the cursor {refused[0]!r}: a cursor is opaque, send the one that came last as it is."
+        return (
+            f"The server refused the cursor {refused[0]!r}: a cursor is opaque, send the one that came last as it is."
+        )
     if not evidence.connections and len(evidence.spans) > 1:
         tries = len(evidence.spans)
         return f"It tried {tries} times, and nothing reached the server: does the address begin with `ws://`?"
@@ -349,8 +359,9 @@ def _stops(evidence: Evidence) -> str | None:
     last, going = evidence.ours[-1], [c for c in evidence.ours if GOING < c.at < BACK]
     if evidence.ended < CUT:
         return f"It ended after {evidence.ended:.1f} s, when nothing was wrong: is there a loop that goes on reading?"
-    if last.code == websocket.GOING_AWAY and len(going) > 1:
-        return f"It gave up after {len(going)} tries while the server was going (1001), and the server came back."
+    if last.code == websocket.GOING_AWAY and going:
+        more = count(len(going), "more handshake")
+        return f"It gave up after {more} while the server was going (1001), and the server came back."
     if last.code == websocket.GOING_AWAY:
         return "It ended when the server went (1001): `async for` ends quietly then, and going is no reason to stop."
     if last.at < CUT <= evidence.ended < GOING:
@@ -389,23 +400,25 @@ def _deaf(evidence: Evidence) -> str | None:
     for start, end in zip(starts, ends, strict=True):
         if start < DARK < end and min(end, OVER) - DARK > LATE:
             return (
-                f"It was deaf for {min(end, OVER) - DARK:.0f} s: the path died without a word, and no heartbeat noticed."
+                f"It was deaf for {min(end, OVER) - DARK:.0f} s: the path died unannounced, and no heartbeat noticed."
             )
-    for end, start in zip(ends, starts[1:], strict=False):
-        if start - end > LONGEST:
-            return (
-                f"After the end at {end:.0f} s it stayed away for {start - end:.0f} s: let pauses grow with failures in "
-                f"a row only, and to no more than {LONGEST - 5:.0f} s."
-            )
+    pauses = [(end, start - end) for end, start in zip(ends, starts[1:], strict=False)]
+    for end, pause in pauses:
+        if pause > LONGEST:
+            return f"After the end at {end:.0f} s it stayed away for {pause:.0f} s: the longest pause is half a minute."
+    worked = [pause for span, (_, pause) in zip(evidence.spans, pauses, strict=False) if span.updates]
+    if worked and worked[-1] > max(ANEW, *(3 * pause for pause in worked[:-1]), 0):
+        return (
+            f"It stayed away for {worked[-1]:.0f} s from a server that had served it well: let pauses grow "
+            "with failures in a row only, and begin anew after a connection that has brought something."
+        )
     return None
 
 
-def _delivers_wrongly(evidence: Evidence) -> str | None:
-    run = evidence.run
-    assert run
-    sent = Counter(seq for connection in evidence.ours for seq, _ in connection.sent)
-    came = Counter(seq for seq, _ in evidence.deliveries)
+def _hands_over_wrongly(evidence: Evidence) -> str | None:
+    """What it hands over is not what comes, when it comes."""
     moments = [(seq, at) for connection in evidence.ours for seq, at in connection.sent]
+    sent, came = Counter(seq for seq, _ in moments), Counter(seq for seq, _ in evidence.deliveries)
     if sent and not came:
         return f"{len(sent)} updates were sent, and none was handed over: `log.deliver(update)` for each."
     for seq, at in evidence.deliveries:
@@ -414,17 +427,24 @@ def _delivers_wrongly(evidence: Evidence) -> str | None:
             return f"It handed over update {seq} before any message had brought it."
         if (late := at - max(before) - DELAY) > PROMPT:
             return f"Update {seq} was handed over {late:.1f} s after it had come: hand over each at once."
+    if again := [seq for seq in came if came[seq] > sent[seq]]:
+        return f"{count(len(again), 'update')} handed over more often than sent: `log.deliver(update)` once for each."
+    return None
+
+
+def _delivers_wrongly(evidence: Evidence) -> str | None:
+    """Something is missing, comes again or in another order, and it was not asked for rightly."""
+    run, sent = evidence.run, {seq for connection in evidence.ours for seq, _ in connection.sent}
+    assert run
     returned = evidence.ours[1:]
     if run.duplicated:
-        if not any(sent[seq] > 1 for seq, times in came.items() if times > 1):
-            return f"{count(run.duplicated, 'update')} handed over twice, though sent once."
         if returned and all(connection.after == evidence.ours[0].after for connection in returned):
             return f"{run.duplicated} updates came again: the cursor must move with every message."
         return f"{run.duplicated} updates came again: a new connection must begin at the last cursor."
     if run.lost:
         if any(connection.after is None for connection in returned):
             return f"{run.lost} of {run.expected} updates were lost: a new connection must begin at the last cursor."
-        if skipped := [c for c in returned if c.sent and set(range(1, c.sent[0][0])) - set(sent)]:
+        if skipped := [c for c in returned if c.sent and set(range(1, c.sent[0][0])) - sent]:
             return f"{run.lost} of {run.expected} updates were lost: {skipped[0].after!r} was not the last cursor."
         return f"{run.lost} of {run.expected} updates were sent, and not handed over: `log.deliver(update)` for each."
     if run.out_of_order:
@@ -455,7 +475,11 @@ def _returns(client: Client) -> str | None:
         return f"It came back {again} after 1008: what it does is against the rules, so it must stop."
     if not ended:
         return "After 1008 it neither ended nor came back: raise, so that somebody learns of it."
-    return f"At the close with 1008 it stopped, but not on purpose. {explained(error)}" if isinstance(error, SLIPS) else None
+    return (
+        f"At the close with 1008 it stopped, but not on purpose. {explained(error)}"
+        if isinstance(error, SLIPS)
+        else None
+    )
 
 
 async def _followed(follows: Callable[..., Awaitable[Any]], url: str, log: ClientLog) -> None:
