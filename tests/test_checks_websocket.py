@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import websockets
-from websockets.frames import apply_mask
+from websockets.utils import apply_mask
 
 from lab import checks, clients
 from lab.bench.experiment import ClientLog

@@ -161,7 +161,10 @@ def spacetime(transcript: Iterable[Row], title: str) -> Picture:
     for flight in flights:
         ends = (1, 0) if flight.way == "down" else (0, 1)
         axes.plot(
-            [flight.sent, flight.due], ends, color=_color(flight), linewidth=2.4 if flight.kind in COLORS else 1.2
+            [flight.sent, flight.due],
+            ends,
+            color=_color(flight),
+            linewidth=1.2 if flight.kind == "b" or flight.kind not in COLORS else 2.4,
         )
     names: dict[tuple[float, int], list[Flight]] = {}
     for flight in _firsts(flights):
