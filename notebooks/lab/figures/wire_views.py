@@ -11,6 +11,7 @@ Titles and alternative texts are computed from what is drawn.
 import html
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -235,8 +236,8 @@ def saw_tooth(deaths: ArrayLike, noticed: ArrayLike, law: Callable[[float], floa
 def in_hand(runs: Iterable[Run], slow: int = 0) -> Picture:
     """How many updates a client has, over time: of each run the `slow` client and one of the others."""
     runs = list(runs)
-    found = "; ".join(f"{run.label}: the others wait {seconds(longest_delay(run, without=slow))}" for run in runs)
-    alt = f"Updates in hand over time, when one client stops reading. At most, {found}."
+    found = "; ".join(f"{run.label}: {_waited(longest_delay(run, without=slow))}" for run in runs)
+    alt = f"Updates in hand over time, when one client stops reading. {found}."
     title = f"One client stops reading. {found[:1].upper()}{found[1:]}"
     picture, axes = blank(title, "time (s)", "updates in hand", alt=alt, tag="VIRTUAL")
     for run, (color, width) in zip(runs, ((OTHER.color, 4), (BLUE, 2)), strict=False):
@@ -248,7 +249,12 @@ def in_hand(runs: Iterable[Run], slow: int = 0) -> Picture:
     return picture
 
 
+def _waited(delay: float) -> str:
+    return f"the others wait {seconds(delay)} at most" if math.isfinite(delay) else "the others never get all"
+
+
 def longest_delay(run: Run, *, without: int) -> float:
-    """The longest delay (s) that any client but one saw."""
-    published = {publication.seq: publication.at for publication in run.published}
-    return max(at - published[seq] for (number, seq), at in run.first_deliveries.items() if number != without)
+    """The longest delay (s) that any client but one saw; infinite if something never came."""
+    others = [client for client in range(run.clients) if client != without]
+    came = run.first_deliveries
+    return max(came.get((n, update.seq), math.inf) - update.at for n in others for update in run.published)
