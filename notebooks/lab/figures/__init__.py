@@ -4,6 +4,7 @@ pictures.py  timeline, delays as ECDF, bars of requests; the style of each model
 maps.py      the decision's figures
 page.py      what a notebook shows besides figures: a file's source, predictions beside results
 embed.py     a live page inside a notebook
+streams.py   a stream cut into chunks, and held back by a proxy
 """
 
 from lab.figures.embed import embed
@@ -24,6 +25,7 @@ from lab.figures.pictures import (
     style,
     timeline,
 )
+from lab.figures.streams import cut_lines, proxy_lanes
 
 __all__ = [
     "GREY",
@@ -37,10 +39,12 @@ __all__ = [
     "Source",
     "blank",
     "boundaries",
+    "cut_lines",
     "decision_map",
     "delay_ecdf",
     "embed",
     "flip",
+    "proxy_lanes",
     "request_bars",
     "show",
     "slopes",

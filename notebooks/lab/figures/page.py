@@ -22,7 +22,7 @@ class Source:
 class Comparison:
     """Rows of numbers under common heads; what a cell prints to hold a guess, a law and a measurement together."""
 
-    def __init__(self, **columns: Mapping[str, float]) -> None:
+    def __init__(self, **columns: Mapping[str, float | str]) -> None:
         """Each column maps a row's name to its number; a row that a column lacks stays empty there."""
         self.heads = tuple(columns)
         names = dict.fromkeys(name for column in columns.values() for name in column)
@@ -44,9 +44,9 @@ class Comparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
+def _number(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
