@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -46,8 +47,9 @@ RULES: Sequence[tuple[bytes, str]] = (
     (b": x\n\nid: 7\n\nevent: a\n\n", "A block without data is no event: a comment, an id alone, a type alone."),
     (b"data: x\n: y\nfoo: z\ndata\n\n", "Comments and unknown fields do nothing; `data` alone is an empty line of it."),
     (b"data\n\ndata:\ndata:\n\n", "A data field without a value is still data: an event with empty text."),
-    (b"data: x\r\n\r\ndata: y\r\n\r\n", "CRLF ends a line, too: both bytes together, once."),
+    (b"data: x\r\ndata: y\r\n\r\n", "CRLF ends a line, too: both bytes together, once."),
     (b"data: x\r\rdata: y\r\rdata", "Not only LF ends a line: a CR alone does, too."),
+    (b"data: x\r\r", "A CR has ended its line, whatever comes next: that may be hours away."),
     ("data: x\u2028\x0by\n\n".encode(), "Nothing else ends a line; str.splitlines() knows more ends."),
     (b"data: x\n\ndata: y\n", "A block that the stream leaves unfinished never happened."),
     (b"\xef\xbb\xbfdata: x\n\n", "A byte order mark at the beginning is dropped."),
@@ -57,7 +59,11 @@ RULES: Sequence[tuple[bytes, str]] = (
 # The same in chunks: a stream, the places where a cut goes wrong if the rule is broken, and the rule.
 LINE = "a line that a chunk leaves unfinished goes on in the next one, so keep it."
 CUTS: Sequence[tuple[bytes, Collection[int], str]] = (
-    (b"data: x\ndata: y\n\n", (8, 16), "a block that a chunk leaves unfinished goes on in the next one, so keep it."),
+    (
+        b"data: x\ndata: y\n\n",
+        range(8, 17),
+        "a block that a chunk leaves unfinished goes on in the next one, so keep it.",
+    ),
     (b"data: x\n\ndata: y\n\n", range(99), LINE),
     (
         "data: 猫 🦉\n\n".encode(),
@@ -222,9 +228,10 @@ def _block_judged(block: Callable[[str, str, str], str]) -> Verdict:
 
 # A client on trial. One update each half second; the server keeps KEPT of them, and asks for a pause of RETRY s.
 
-KEPT, RETRY = 20, 4.0
+KEPT, RETRY = 30, 4.0
 EDITS = Schedule.periodic(0.5, 90.0, phase=0.25, seed=4)
-IN_A_BLOCK, CUT, OUTAGE, BACK = 12, 30, 60, 90  # updates published when each thing happens
+IN_A_BLOCK, CUT, OUTAGE, BACK = 12, 30, 60, 100  # updates published when each thing happens
+UNLISTED = "the link was cut while it was listing"  # how relist() fails, once
 TOO_OFTEN = 60  # requests in the outage; whoever makes more is slowed down, to keep the check short
 
 Relist = Callable[[], Awaitable[None]]
@@ -247,21 +254,23 @@ class _Ordeal:
     asked: list[_Asked] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)  # paths, other than /events
     cuts: list[float] = field(default_factory=list)
+    unlisted: list[float] = field(default_factory=list)  # when relist() has failed
     head: int = 0  # of the log, at the last request
     torn: str = ""  # the cursor of the update that was cut in the middle
     listings: list[Coroutine[Any, Any, None]] = field(default_factory=list)  # as relist() has given them
-    failed: int = 0  # of those, awaited and cut
     listed: int = 0  # of those, awaited and well
     resets: int = 0  # that the server has sent
     run: Run | None = None
     raised: BaseException | None = None
 
     def pauses(self) -> list[float]:
-        """The seconds from each cut and each refusal to the next request."""
+        """The seconds from each cut and each refusal to the next request; not from a failure of relist()."""
         pauses = []
         for request, following in pairwise(self.asked):
-            ends = [request.at] if request.refused else [cut for cut in self.cuts if request.at < cut < following.at]
-            pauses += [following.at - end for end in ends[:1]]
+            ends = [at for at in sorted([*self.cuts, *self.unlisted]) if request.at < at < following.at]
+            end = request.at if request.refused else ends[0] if ends else None
+            if end is not None and end not in self.unlisted:
+                pauses.append(following.at - end)
         return pauses
 
 
@@ -302,21 +311,17 @@ def _stopped(ordeal: _Ordeal) -> str:
                 f"The server saw no request for /events{seen}: ask for `{{url}}/events` inside `with log.request():`."
             )
         return "It made no request inside `with log.request():`, so nothing can be counted."
-    if ordeal.failed and isinstance(error, httpx.TransportError) and str(error) == _Cut.text:
+    if ordeal.unlisted and isinstance(error, httpx.TransportError) and str(error) == UNLISTED:
         return f"It stopped when `relist()` failed, which is a failure of the network like any other.\n{text}"
     if ordeal.asked and ordeal.asked[-1].refused and isinstance(error, (httpx.HTTPStatusError, SSEError)):
         return f"It stopped at the 503, which passes: try again after a pause.\n{text}"
     if isinstance(error, (httpx.TransportError, OSError)) and len(ordeal.cuts):
         return f"It stopped when the link was cut: catch `httpx.TransportError`, and ask again.\n{text}"
+    if ordeal.resets and not ordeal.listings and isinstance(error, KeyError) and error.args == ("seq",):
+        return f"It took the reset for an update: look at the event's type first.\n{text}"
     if isinstance(error, json.JSONDecodeError):
         return f"It took something for an update that is none: look at the event's type first.\n{text}"
     return text
-
-
-class _Cut(httpx.ReadError):
-    """How relist() fails, once."""
-
-    text = "the link was cut while it was listing"
 
 
 def _asks_wrongly(ordeal: _Ordeal) -> str:
@@ -331,18 +336,18 @@ def _asks_wrongly(ordeal: _Ordeal) -> str:
         which = ("first", "second", "third")[-len(survived)]
         return f"It never came back after the {which} cut: what ends its loop?"
     if (shortest := min(ordeal.pauses())) < RETRY - 0.1:
-        often = sum(request.refused for request in asked)
-        return (
-            f"It came back {shortest:.2g} s after a cut or a 503 ({often} requests in 15 s of 503): the server's "
-            f"`retry` asked for {RETRY:.0f} s."
-        )
+        often = f"{sum(request.refused for request in asked)} requests in {(BACK - OUTAGE) / 2:.0f} s of 503"
+        return f"It came back {shortest:.2g} s after a cut or a 503 ({often}): `retry` asked for {RETRY:.0f} s."
     if not any(request.after for request in again):
         return "It comes back without a cursor, which is `Last-Event-ID`: each time, what fell into the pause is lost."
     if run.duplicated:
-        first = again[0].after
-        same = first if len({request.after for request in again}) == 1 else ""
-        why = f"its Last-Event-ID is always {same!r}" if same else "which id does it send after a cut?"
-        return f"{run.duplicated} updates came again: {why}."
+        again_and_again = {request.after for request in again}
+        if len(again_and_again) == 1:
+            return f"{run.duplicated} updates came again: its cursor is always {again[0].after!r}."
+        times = Counter((delivery.seq, delivery.at) for delivery in run.all_deliveries)
+        if max(times.values()) > 1:
+            return f"{run.duplicated} updates were delivered more than once, and at the same moment."
+        return f"{run.duplicated} updates came again: which id does it send after a cut?"
     return ""
 
 
@@ -360,7 +365,7 @@ def _loses(ordeal: _Ordeal) -> str:
         return (
             "The update whose block was cut in the middle is lost: its id was kept before the event had been handled."
         )
-    return f"{len(early)} updates were lost that the server would have sent again: {shown(early)}."
+    return f"Lost, though the server would have sent them again: {shown(early)}."
 
 
 def _lists_wrongly(ordeal: _Ordeal) -> str:
@@ -407,9 +412,9 @@ async def _conduct(net: Net, client: Client, ordeal: _Ordeal) -> Run:
 
     async def listing() -> None:
         await asyncio.sleep(0.05)  # there and back
-        if not ordeal.failed:
-            ordeal.failed += 1
-            raise _Cut(_Cut.text)
+        if not ordeal.unlisted:
+            ordeal.unlisted.append(loop.time())
+            raise httpx.ReadError(UNLISTED)
         ordeal.listed += 1
 
     def relist() -> Awaitable[None]:
@@ -536,6 +541,7 @@ async def _listen(stream: Loop) -> _Heard:
             heard.journal.publish(f"text {number}")
 
     publishing, reading = asyncio.create_task(publish()), asyncio.create_task(_read(stream, heard))
+    reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # told below, or by the run itself
     await asyncio.wait({reading}, timeout=SECONDS)
     for task in publishing, reading:
         task.cancel()
@@ -584,7 +590,11 @@ def _misses(heard: _Heard) -> str:
         return f"It began with number {numbers[0]}: the position was 2, so the next is 3."
     if len(set(numbers)) < len(numbers):
         return f"Some came twice ({shown(numbers)}): the position has to move with what was sent."
+    if numbers != sorted(numbers):
+        return f"They came out of order: {shown(numbers)}."
     moments = dict(heard.came)
+    if forgotten := sorted({3, 4, 5} - set(numbers)):
+        return f"Number {forgotten[0]} never came; it was in the journal from the beginning, later than the position."
     for number, at in heard.published.items():
         delay = moments.get(number, float("inf")) - at
         if delay > 2.0:
@@ -594,8 +604,6 @@ def _misses(heard: _Heard) -> str:
             if any(begin <= at <= end for begin, end in heard.busy):
                 return f"{what}; it was published while a block was being written. {RACE}"
             return f"{what}: wait for `journal.news()` and for the heartbeat, whichever is first."
-    if numbers != sorted(numbers):
-        return f"They came out of order: {shown(numbers)}."
     return ""
 
 

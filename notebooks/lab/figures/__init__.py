@@ -9,7 +9,7 @@ streams.py   a stream cut into chunks, and held back by a proxy
 
 from lab.figures.embed import embed
 from lab.figures.maps import boundaries, decision_map, flip, slopes
-from lab.figures.page import Comparison, Source
+from lab.figures.page import Claims, Comparison, Source, claims
 from lab.figures.pictures import (
     GREY,
     INK,
@@ -34,11 +34,13 @@ __all__ = [
     "OTHER",
     "STYLES",
     "WIDTH",
+    "Claims",
     "Comparison",
     "Picture",
     "Source",
     "blank",
     "boundaries",
+    "claims",
     "cut_lines",
     "decision_map",
     "delay_ecdf",
