@@ -106,7 +106,7 @@ def _parser_judged(parse: Parse) -> Verdict:
         if wrong:
             first, second = stream[: wrong[0]], stream[wrong[0] :]
             if not set(wrong) <= set(places):
-                rule = LINE if set(wrong) == set(cuts) - set(places) else ""
+                rule = LINE if stream == CUTS[0][0] else ""
             where = f"Right in one piece, wrong in chunks ({first!r}, then {second!r})"
             return Verdict(False, f"{where}{': ' if rule else '.'}{rule}")
         if _tried(parse, [bytes([byte]) for byte in stream]) != right:
