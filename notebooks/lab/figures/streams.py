@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from matplotlib.patches import Rectangle
 
+from lab.bench.result import count
 from lab.figures.pictures import GREY, INK, Picture, blank, style
 
 CR, LF = 0x0D, 0x0A
@@ -24,10 +25,9 @@ def cut_lines(chunks: Sequence[bytes]) -> Picture:
     """
     look = style("SSE")
     halves = _second_halves(chunks)
-    count = len(halves)
-    title = f"CR, LF or both end a line, in one chunk or over two: {_lines(chunks, halves)} lines here"
+    title = f"CR, LF or both end a line, in one chunk or over two: {count(_lines(chunks, halves), 'line')} here"
     alt = (
-        f"{len(chunks)} chunks of a stream, byte by byte: {'; '.join(map(_spelt, chunks))}. {count} LF "
+        f"{len(chunks)} chunks of a stream, byte by byte: {'; '.join(map(_spelt, chunks))}. {len(halves)} LF "
         "at the beginning of a chunk is crossed out: it belongs to the CR that ended the chunk before."
     )
     picture, axes = blank(title, "", "", height=1.7, alt=alt)
@@ -79,7 +79,7 @@ def proxy_lanes(
     `program` which proxy it was.
     """
     look = style("SSE")
-    held = [name for name, count in while_open.items() if not count]
+    held = [name for name, arrived in while_open.items() if not arrived]
     passed = [name for name in came if name not in held]
     title = f"Held back until the stream ends: {'; '.join(held) or 'nothing'}"
     alt = (
