@@ -35,7 +35,7 @@ from lab.clients.answers import (
 )
 from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from servers.arguments import number
-from servers.feed import BATCH, HEARTBEAT
+from servers.feed import BATCH, BATCH_BYTES, HEARTBEAT
 
 SILENCE = 2.5  # heartbeats of silence after which a link is dead
 CONNECT_LIMIT = 10.0  # seconds to open a connection, at most
@@ -106,7 +106,9 @@ def short_polling(
                     response = await http.get(here.address(), headers={"If-None-Match": etag} if etag else {})
                     answer = answers.of_pull(response, here.cursor)
                 yield answer
-                if isinstance(answer, Answer) and len(answer.updates) >= BATCH:
+                if isinstance(answer, Answer) and (
+                    len(answer.updates) >= BATCH or len(response.content) >= BATCH_BYTES
+                ):
                     continue  # a full batch: there is more
                 etag = response.headers.get("ETag", "")
                 pace = interval or answers.poll_interval(response.headers.get("X-Poll-Interval", ""))
