@@ -16,10 +16,9 @@ import threading
 from pathlib import Path
 
 from servers import demo, file_updates, long_polling, short_polling, sse, websocket
-from servers.arguments import Parser, number, token_in, whole
+from servers.arguments import Parser, checked_token, number, token_in, whole
 from servers.background import ServerError, serve
 from servers.feed import Feed
-from servers.guard import checked_token
 from servers.service import HEARTBEAT, Service, Source
 from servers.sources import Tree, play, synthetic_edits, watch
 

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect
 
 from servers import file_updates
+from servers.arguments import checked_token
 from servers.background import serve
 from servers.feed import Feed
 from servers.file_updates import CHUNK, FEW, create_app, requested_range
-from servers.guard import checked_token
 from servers.sources import Tree
 from tests.support import Raw, events, http, on_a_loop, until
 from tests.support_browser import Tab, browser, tab
