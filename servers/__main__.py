@@ -15,21 +15,21 @@ import sys
 import threading
 from pathlib import Path
 
-from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.arguments import Parser, checked_token, number, token_in, whole
 from servers.background import ServerError, serve
-from servers.feed import Feed
-from servers.service import HEARTBEAT, Service, Source
-from servers.sources import Tree, play, synthetic_edits, watch
+from servers.feed import HEARTBEAT, Feed
+from servers.models import SLUGS, model
+from servers.service import Service, Source
+from servers.sources import play, synthetic_edits, watch
+from servers.tree import Tree
 
 TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
-MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates", "demo")
 
 
 def parser() -> Parser:
     """All options, with their defaults."""
     p = Parser(prog="python -m servers", description="Tell clients what changed, by one of four models.")
-    p.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    p.add_argument("model", choices=SLUGS, metavar="MODEL", help=", ".join(SLUGS))
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
     source = p.add_mutually_exclusive_group()
@@ -68,36 +68,19 @@ def build(options: argparse.Namespace) -> Service:
     else:
         edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload, regular=options.regular)
         source = functools.partial(play, feed, edits)
-    match options.model:
-        case "short-polling":
-            return short_polling.create_app(feed, poll_interval=options.poll_interval, source=source)
-        case "long-polling":
-            return long_polling.create_app(feed, source=source)
-        case "websocket":
-            return websocket.create_app(feed, allow_origins=options.allow_origin, source=source)
-        case "file-updates":
-            return file_updates.create_app(
-                feed,
-                tree,
-                heartbeat=options.heartbeat,
-                token=options.token or token_of_environment(),
-                max_connections=options.max_connections,
-                allow_origins=options.allow_origin,
-                source=source,
-            )
-        case "demo":
-            return demo.create_app(
-                feed,
-                rate=options.rate,
-                interval=options.poll_interval,
-                seed=options.seed,
-                payload=options.payload,
-                heartbeat=options.heartbeat,
-                allow_origins=options.allow_origin,
-                source=source if tree else None,
-            )
-        case _:
-            return sse.create_app(feed, heartbeat=options.heartbeat, source=source)
+    chosen = model(options.model)
+    offered = vars(options) | {
+        "tree": tree,
+        "interval": options.poll_interval,
+        "allow_origins": options.allow_origin,
+        "token": options.token or token_of_environment(),
+    }
+    schedules = "rate" in chosen.options  # it makes its own, whose rate it can change
+    return chosen.create_app(
+        feed,
+        source=None if schedules and tree is None else source,
+        **{name: offered[name] for name in chosen.options},
+    )
 
 
 def refuse_what_has_no_effect(options: argparse.Namespace) -> None:

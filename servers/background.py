@@ -26,7 +26,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-from servers.service import HEARTBEAT
+from servers.feed import HEARTBEAT
 
 START_LIMIT = 10.0  # seconds until a server that does not accept connections is given up
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop

@@ -27,8 +27,8 @@ from lab.cost.load import Load
 from lab.cost.processes import ServerProcess, Window, observe
 from servers.__main__ import run
 from servers.arguments import Parser, number, whole
-from servers.feed import Batch, Feed, Gap
-from servers.service import HEARTBEAT, Service, Source, disconnected
+from servers.feed import HEARTBEAT, Batch, Feed, Gap
+from servers.service import Service, Source, disconnected
 from servers.sources import play, synthetic_edits
 from servers.sse import reset_block, update_blocks
 
