@@ -107,11 +107,11 @@ def of_pull(response: httpx.Response, body: bytes, cursor: str | None) -> Answer
     """What a poll from `cursor` was answered. Raises a ClientError for what is neither updates nor a gap."""
     match response.status_code:
         case 200:
-            return _answer(_json(body))
+            return _answer(parsed(body))
         case 304:
             return Answer((), cursor)
         case 410:
-            return _reset(_json(body))
+            return _reset(parsed(body))
         case status:
             raise refusal(status, response.headers, body)
 
@@ -120,15 +120,15 @@ def of_event(event: Event) -> Answer | Reset | None:
     """What an event of a stream says; None when it is of a type this client does not know."""
     match event.type:
         case "update":
-            return _answer({"updates": [_json(event.data)], "cursor": event.last_event_id})
+            return _answer({"updates": [parsed(event.data)], "cursor": event.last_event_id})
         case "reset":
-            return _reset(_json(event.data))
+            return _reset(parsed(event.data))
     return None
 
 
 def of_message(text: str | bytes) -> Answer | Reset | None:
     """What a WebSocket's message says; None when it is of a type this client does not know."""
-    match message := _json(text):
+    match message := parsed(text):
         case {"type": "hello", "cursor": str(cursor)}:
             return Answer((), cursor)
         case {"type": "updates"}:
@@ -189,7 +189,8 @@ def poll_interval(value: str) -> float:
     return POLL_INTERVAL
 
 
-def _json(text: str | bytes) -> Any:
+def parsed(text: str | bytes) -> Any:
+    """What JSON says. Raises BadAnswer."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -44,7 +44,8 @@ class Retry:
     rng: random.Random | None = None
 
     def __post_init__(self) -> None:
-        if not (self.base >= 0 and self.cap >= 0 and (self.give_up_after is None or self.give_up_after > 0)):
+        pauses = 0 <= self.base < math.inf and 0 <= self.cap < math.inf
+        if not (pauses and (self.give_up_after is None or self.give_up_after > 0)):
             raise ValueError(f"pauses are 0 s or more, and giving up takes more than 0 s, not {self}")
 
     def ceiling(self, failures: int) -> float:

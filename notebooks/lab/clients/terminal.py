@@ -10,9 +10,11 @@ from typing import Any
 from lab.clients.answers import ClientError
 from servers.arguments import printable
 
+WORTH_IT = 2.0  # seconds; of what takes no longer, nobody needs to be told how far it is
+
 
 def run(program: str, main: Callable[[], Coroutine[Any, Any, None]], *, interrupted: int = 0) -> int:
-    """Run a command to its end; return its exit status: 2 after one line that says why, `interrupted` after a signal."""
+    """Run a command to its end; return the exit status: 2 after a line that says why, `interrupted` after a signal."""
     open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that this terminal has not
@@ -38,13 +40,18 @@ def open_streams() -> None:
         pass
     os.close(descriptor)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: PTH123, SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: PTH123, SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def watched() -> bool:
-    """Whether somebody sits in front: at a terminal, or at a notebook that could also ask a question (`input()`)."""
+    """Whether somebody sits in front of this loop: at a terminal, or at a notebook that could also ask (`input()`).
+
+    Nobody does in virtual time, whose loop has a `mode`: a bar would start a thread in it, besides.
+    """
+    if hasattr(asyncio.get_running_loop(), "mode"):
+        return False
     notebook = sys.modules.get("IPython")  # where it is not loaded there is none
     shell: Any = notebook and notebook.get_ipython()
     if not hasattr(shell, "get_parent"):
