@@ -1,7 +1,9 @@
 """The client of each model: an attempt, which asks from the cursor and yields what it is answered, until it breaks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+
+import httpx
 
 from lab.clients import answers
 from lab.clients.answers import LONGEST_INTERVAL, Answer, BadAnswer, News, Reset, Unavailable
@@ -132,23 +134,34 @@ def sse(
             ):
                 if response.status_code == 204:
                     return
-                if response.status_code != 200:
-                    raise answers.refusal(response.status_code, response.headers, await body_of(response, MAX_MESSAGE))
-                answers.check_stream(response.headers.get("Content-Type", ""))
-                answers.check_identity(response.headers)
+                await _check_stream(response)
                 parser = EventStreamParser()
                 async for chunk in response.aiter_raw():
-                    for event in parser.feed(chunk):
-                        if answer := answers.of_event(event):
-                            yield answer
-                    if parser.unfinished > MAX_MESSAGE:
-                        raise BadAnswer(f"an event of more than {MAX_MESSAGE} characters")
-                    yield Answer((), parser.last_event_id or None)  # a sign of life, and perhaps a block of only an id
+                    for answer in _read(parser, chunk):
+                        yield answer
                     if parser.reconnection_time is not None:
                         here.floor = min(parser.reconnection_time / 1000, LONGEST_INTERVAL)
                 raise Unavailable("the server ended the stream")
 
     return here.follow(attempt)
+
+
+async def _check_stream(response: httpx.Response) -> None:
+    """Raise a ClientError unless it is an event stream, as it was asked for."""
+    if response.status_code != 200:
+        raise answers.refusal(response.status_code, response.headers, await body_of(response, MAX_MESSAGE))
+    answers.check_stream(response.headers.get("Content-Type", ""))
+    answers.check_identity(response.headers)
+
+
+def _read(parser: EventStreamParser, chunk: bytes) -> Iterator[Answer | Reset]:
+    """What a chunk of a stream brings. Raises BadAnswer."""
+    for event in parser.feed(chunk):
+        if answer := answers.of_event(event):
+            yield answer
+    if parser.unfinished > MAX_MESSAGE:
+        raise BadAnswer(f"an event of more than {MAX_MESSAGE} characters")
+    yield Answer((), parser.last_event_id or None)  # a sign of life, and perhaps a block of only an id
 
 
 MODELS: dict[str, Callable[..., AsyncGenerator[News, None]]] = {
