@@ -1183,8 +1183,11 @@ def test_streams_that_are_closed_are_not_missed(tmp_path: Path, closed: str) -> 
     with live(tmp_path / "dir") as (url, look):
         for status in (0, 2):
             call = f'exec "$0" -m lab.mirror "$@" --once --adopt --longest-pause .1 --give-up-after 1 {closed}'
-            done = subprocess.run(["sh", "-c", call, sys.executable, url, tmp_path / "copy"], timeout=60)
+            arguments = ["sh", "-c", call, sys.executable, url, tmp_path / "copy"]
+            done = subprocess.run(arguments, timeout=60, capture_output=True, text=True)
             assert done.returncode == status
+            assert ("complete" in done.stdout) == (status == 0 and closed == "2>&-")
+            assert status == 0 or done.stdout == ""
             write(tmp_path / "dir", "d", "a directory in its way")
             write(tmp_path / "copy", "d/somebody's", "own")
             look()
