@@ -1183,7 +1183,7 @@ def test_streams_that_are_closed_are_not_missed(tmp_path: Path, closed: str) -> 
     with live(tmp_path / "dir") as (url, look):
         for status in (0, 2):
             call = f'exec "$0" -m lab.mirror "$@" --once --adopt --longest-pause .1 --give-up-after 1 {closed}'
-            arguments = ["sh", "-c", call, sys.executable, url, tmp_path / "copy"]
+            arguments = ["sh", "-c", call, sys.executable, url, str(tmp_path / "copy")]
             done = subprocess.run(arguments, timeout=60, capture_output=True, text=True)
             assert done.returncode == status
             assert ("complete" in done.stdout) == (status == 0 and closed == "2>&-")

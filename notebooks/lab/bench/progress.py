@@ -8,8 +8,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from tqdm.auto import tqdm
-
 from lab.clients.terminal import WORTH_IT, watched
 
 
@@ -28,6 +26,8 @@ async def progress(seconds: float, what: str) -> AsyncIterator[None]:
 
 
 async def _draw(seconds: float, what: str) -> None:
+    from tqdm.auto import tqdm  # here: who needs no bar needs no tqdm, either
+
     begin = time.perf_counter()
     with tqdm(total=seconds, desc=what, leave=False, bar_format="{desc} {bar} {n:.0f} of {total:.0f} s") as bar:
         try:

@@ -10,7 +10,7 @@ from lab.clients.answers import LONGEST_INTERVAL, Answer, BadAnswer, News, Reset
 from lab.clients.connections import MAX_MESSAGE, SILENCE, ask, body_of, http_client, limits, open_socket
 from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from lab.clients.follower import RETRY, Follower, Log, Retry, check_positive, now
-from servers.feed import BATCH, HEARTBEAT
+from servers.feed import BATCH, BATCH_BYTES, HEARTBEAT
 
 
 def short_polling(
@@ -38,7 +38,7 @@ def short_polling(
                     response, body = await ask(http, here.address(), headers=known)
                     answer = answers.of_pull(response, body, here.cursor)
                 yield answer
-                if isinstance(answer, Answer) and len(answer.updates) >= BATCH:
+                if isinstance(answer, Answer) and (len(answer.updates) >= BATCH or len(body) >= BATCH_BYTES):
                     continue  # a full batch: there is more
                 etag = response.headers.get("ETag", "")
                 pace = interval or answers.poll_interval(response.headers.get("X-Poll-Interval", ""))
