@@ -16,7 +16,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import Response
 from fastapi.responses import JSONResponse
@@ -28,6 +28,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from servers import long_polling, short_polling, sse, websocket
 from servers.feed import Feed
+from servers.on_uvicorn import Tap, carrier_of
 from servers.service import HEARTBEAT, Service, Source, Traffic
 from servers.sources import Edit, synthetic_edits
 
@@ -49,21 +50,6 @@ class Controls(BaseModel):
     interval: Annotated[float | None, Field(ge=0.2, le=10, allow_inf_nan=False)] = None
     delay: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     paused: StrictBool | None = None
-
-
-class Tap:
-    """A transport that counts what is written to it for a lane."""
-
-    def __init__(self, transport: asyncio.Transport, lane: "Lane") -> None:
-        self.transport, self.lane = transport, lane
-
-    def write(self, data: bytes) -> None:
-        """Count, and write."""
-        self.lane.down += len(data)
-        self.transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
 
 
 class Lane:
@@ -94,17 +80,11 @@ class Lane:
     def tapped(self, scope: Scope) -> Tap:
         """Count the request that has come, and from now on what its connection carries."""
         self.up += head_size(scope)
-        carrier = scope[CARRIER]  # of one request, or of one WebSocket
-        tap = carrier.transport = Tap(carrier.transport, self)
-        if scope["type"] == "websocket":
-            receive_data = carrier.conn.receive_data
+        return Tap(scope[CARRIER], functools.partial(self.carried, "down"), functools.partial(self.carried, "up"))
 
-            def received(data: bytes) -> None:
-                self.up += len(data)
-                receive_data(data)
-
-            carrier.conn.receive_data = received
-        return tap
+    def carried(self, way: Literal["up", "down"], size: int) -> None:
+        """Count bytes."""
+        setattr(self, way, getattr(self, way) + size)
 
     async def delayed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the server, whose messages leave later, in the order in which it sent them."""
@@ -186,9 +166,19 @@ class Cut(NamedTuple):
 class Demo(Service):
     """The application. `rate`, `interval`, `delay` and `paused` are what the page's controls show."""
 
-    def __init__(self, feed: Feed, lanes: dict[str, tuple[Service, str]], source: Source | None, edits: Edits) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        lanes: dict[str, tuple[Service, str]],
+        source: Source | None,
+        edits: Edits,
+        *,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
         traffic = Lanes(feed, [app for app, _ in lanes.values()])
-        super().__init__("demo", feed, path="", source=source or self.play, traffic=traffic)
+        super().__init__(
+            "demo", feed, path="", page="demo.html", heartbeat=heartbeat, source=source or self.play, traffic=traffic
+        )
         self.edits = edits
         self.synthetic = source is None
         self.rate, self.interval, self.delay, self.paused = 1.0, 2.0, 0.0, False
@@ -203,7 +193,7 @@ class Demo(Service):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Remember uvicorn's own end of the connection before anything wraps `send`."""
-        scope[CARRIER] = getattr(send, "__self__", None)
+        scope[CARRIER] = carrier_of(send)
         await super().__call__(scope, receive, send)
 
     def due(self) -> float:
@@ -283,7 +273,7 @@ def create_app(
         "websocket": (websocket.create_app(feed, allow_origins=allow_origins), "/ws"),
         "sse": (sse.create_app(feed, heartbeat=heartbeat, retry=RETRY), "/events"),
     }
-    app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload))
+    app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload), heartbeat=heartbeat)
     app.change(start)
 
     @app.get("/state")
@@ -306,7 +296,7 @@ def create_app(
         app.cut = Cut(time.time(), {name: lane.cut() for name, lane in app.lanes.items()})
         return await state()
 
-    @app.post("/updates")
+    @app.post("/updates", status_code=204)
     async def publish() -> Response:
         """Publish the schedule's next update now, paused or not."""
         if not app.synthetic:
@@ -315,7 +305,7 @@ def create_app(
         app.changed.set()
         return Response(status_code=204)
 
-    @app.post("/leave")
+    @app.post("/leave", status_code=204)
     async def leave(viewer: str) -> Response:
         """Let go of a page's connections. It says so when it is closed; a proxy may keep its streams open else."""
         app.viewers.pop(viewer, None)
