@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servers.on_uvicorn import GracefulServer, uvicorn_options
@@ -115,6 +116,8 @@ class Server:
     async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
+        except ClientDisconnect:
+            pass  # while its body was read: no fault of the application's
         except Exception as error:
             if scope["type"] == "lifespan":
                 self._cause = error  # what startup raised; uvicorn only logs it

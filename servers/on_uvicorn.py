@@ -16,6 +16,7 @@ no line in the server's log. Of uvicorn's parsers httptools is the one; with h11
 import asyncio
 import contextlib
 import functools
+import gc
 import math
 import time
 from collections.abc import Callable
@@ -36,7 +37,6 @@ from servers.service import HEARTBEAT, Closing
 LARGEST = 64 * 1024  # bytes of a request's head, of its body, of a WebSocket's message
 SLOWEST = 30.0  # seconds for a request to arrive, for a new connection to say anything, for a closed one to be emptied
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
-SLICE = 1024  # bytes of a body that are parsed at a time: what stands behind it is seen only then
 TRANSPORT = "servers.transport"  # where the scope has it
 
 
@@ -88,6 +88,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.unread, self.at = b"", 0  # what was received, and how much of it was parsed
         self.in_body = False
         self.size = 0  # bytes of the head, or else of the body, so far
+        self.length: int | None = None  # of the body, if it does not come in chunks
         self.overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -119,8 +120,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self.flow.pause_reading()
                 return
             self._unset_keepalive_if_required()
-            end = self.at + SLICE if self.in_body else self.unread.find(b"\r\n\r\n", max(self.at - 3, 0)) + 4
-            piece = self.unread[self.at : end if end > 3 else None]
+            piece = self.unread[self.at : self.end()]
             self.at += len(piece)
             self.size += len(piece)
             try:
@@ -134,6 +134,15 @@ class HttpProtocol(HttpToolsProtocol):
             self.overdue = self.overdue or self.loop.call_later(SLOWEST, self.too_slow)
         else:
             self.unread, self.at = b"", 0
+
+    def end(self) -> int | None:
+        """How far the parser may go, so that it does not see what is behind this request."""
+        if not self.in_body:
+            found = self.unread.find(b"\r\n\r\n", max(self.at - 3, 0))
+            return found + 4 if found >= 0 else None
+        if self.length is not None:
+            return self.at + self.length - self.size
+        return self.unread.find(b"\n", self.at) + 1 or None  # chunks end with one (RFC 9112, section 7.1)
 
     def parse(self, piece: bytes) -> None:
         """Let the parser call back for what is in the piece. Raises Refused."""
@@ -153,8 +162,8 @@ class HttpProtocol(HttpToolsProtocol):
                     raise refusal from None
                 case None | httptools.HttpParserError() | UnicodeError():
                     raise Refused(HTTPStatus.BAD_REQUEST, "this is no HTTP request") from None
-                case _:
-                    raise  # a fault of this server's
+                case fault:
+                    raise fault from None  # this server's own
 
     def parse_without_upgrade(self) -> None:
         """Begin with the same head again, in a new parser."""
@@ -172,7 +181,8 @@ class HttpProtocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if (hosts := names.count(b"host")) != 1 and (hosts or version == "1.1"):
             raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host")  # RFC 9112, section 3.2
-        if b"content-length" in names and int(dict(self.headers)[b"content-length"]) > LARGEST:
+        self.length = int(dict(self.headers)[b"content-length"]) if b"content-length" in names else None
+        if self.length and self.length > LARGEST:
             raise too_large(body=True)
         if self.parser.should_upgrade() and not self._should_upgrade():
             if self.parser.get_method() == b"CONNECT":
@@ -362,16 +372,24 @@ class GracefulServer(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         for listener in self.servers:
             listener.close()
-        asyncio.get_running_loop().call_later(CLEAN_LIMIT, self.cut_connections)
-        if self.closing:
-            self.closing.close()
-            if self.server_state.tasks:  # uvicorn would break off a WebSocket whose own farewell is not written yet
-                await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
-        await super().shutdown(sockets)
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
+        loop.call_later(3 * CLEAN_LIMIT, self.cut_connections, 0)
+        gc.freeze()  # or the collector looks through all that 10 000 streams hold, several times, while they end
+        try:
+            if self.closing:
+                self.closing.close()
+                if self.server_state.tasks:  # uvicorn would break off a WebSocket whose farewell is not written yet
+                    await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
+            await super().shutdown(sockets)
+        finally:
+            gc.unfreeze()
 
-    def cut_connections(self) -> None:
+    def cut_connections(self, unsent: int) -> None:
+        """Cut off whoever has not read so many bytes; of thousands, some may only be waiting for their turn."""
         for connection in tuple(self.server_state.connections):
-            connection.transport.abort()
+            if connection.transport.get_write_buffer_size() >= unsent:
+                connection.transport.abort()
 
 
 def carrier_of(send: Send) -> Any:
