@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from servers.background import ServerError, serve
     from servers.feed import Feed
     from servers.service import Service
-    from servers.sources import Tree, play, synthetic_edits, watch
+    from servers.sources import play, synthetic_edits, watch
+    from servers.tree import Tree
 
 __all__ = ["Feed", "ServerError", "Service", "Tree", "play", "serve", "synthetic_edits", "watch"]
 
@@ -19,7 +20,7 @@ HOMES = {
     "Feed": "feed",
     "ServerError": "background",
     "Service": "service",
-    "Tree": "sources",
+    "Tree": "tree",
     "play": "sources",
     "serve": "background",
     "synthetic_edits": "sources",

@@ -13,22 +13,22 @@ import os
 import sys
 from pathlib import Path
 
-from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.arguments import Parser, number, open_standard_streams, origin, token_in, whole
 from servers.background import ServerError, run
-from servers.feed import Feed
+from servers.feed import HEARTBEAT, Feed
 from servers.guard import checked_token
-from servers.service import HEARTBEAT, Service, Source
-from servers.sources import Tree, play, synthetic_edits, watch
+from servers.models import SLUGS, model
+from servers.service import Service, Source
+from servers.sources import play, synthetic_edits, watch
+from servers.tree import Tree
 
 TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
-MODELS = ("short-polling", "long-polling", "websocket", "sse", "file-updates", "demo")
 
 
 def parser() -> Parser:
     """All options, with their defaults."""
     p = Parser(prog="python -m servers", description="Tell clients what changed, by one of four models.")
-    p.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
+    p.add_argument("model", choices=SLUGS, metavar="MODEL", help=", ".join(SLUGS))
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
     source = p.add_mutually_exclusive_group()
@@ -67,46 +67,27 @@ def build(options: argparse.Namespace) -> Service:
     else:
         edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload, regular=options.regular)
         source = functools.partial(play, feed, edits)
-    match options.model:
-        case "short-polling":
-            return short_polling.create_app(feed, poll_interval=options.poll_interval, source=source)
-        case "long-polling":
-            return long_polling.create_app(feed, source=source)
-        case "websocket":
-            return websocket.create_app(
-                feed, allow_origins=options.allow_origin, heartbeat=options.heartbeat, source=source
-            )
-        case "file-updates":
-            return file_updates.create_app(
-                feed,
-                tree,
-                heartbeat=options.heartbeat,
-                token=options.token or token_of_environment(),
-                max_connections=options.max_connections,
-                allow_origins=options.allow_origin,
-                source=source,
-            )
-        case "demo":
-            return demo.create_app(
-                feed,
-                rate=options.rate,
-                interval=options.poll_interval,
-                seed=options.seed,
-                payload=options.payload,
-                heartbeat=options.heartbeat,
-                allow_origins=options.allow_origin,
-                source=source if tree else None,
-            )
-        case _:
-            return sse.create_app(feed, heartbeat=options.heartbeat, source=source)
+    chosen = model(options.model)
+    offered = vars(options) | {
+        "tree": tree,
+        "interval": options.poll_interval,
+        "allow_origins": options.allow_origin,
+        "token": options.token or token_of_environment(),
+    }
+    schedules = "rate" in chosen.options  # it makes its own, whose rate it can change
+    return chosen.create_app(
+        feed,
+        source=None if schedules and tree is None else source,
+        **{name: offered[name] for name in chosen.options},
+    )
 
 
 def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
     if options.model != "file-updates" and (options.token or options.max_connections):
         raise ValueError("--token-file and --max-connections are for file-updates")
-    if options.allow_origin and options.model not in ("websocket", "file-updates", "demo"):
-        raise ValueError("--allow-origin is for websocket, file-updates and demo")
+    if options.allow_origin and "allow_origins" not in model(options.model).options:
+        raise ValueError(f"--allow-origin has no effect on {options.model}")
     if not options.watch and (options.ignore or options.max_size is not None):
         raise ValueError("--ignore and --max-size need --watch")
     if options.regular and (options.watch or options.model == "demo"):

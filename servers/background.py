@@ -22,8 +22,9 @@ import uvicorn
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from servers.feed import HEARTBEAT
 from servers.on_uvicorn import GracefulServer, uvicorn_options
-from servers.service import HEARTBEAT, Service
+from servers.service import Service
 
 START_LIMIT = 10.0  # seconds until a server that does not accept connections is given up
 STOP_LIMIT = 5.0  # seconds until a thread that does not end is reported

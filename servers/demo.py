@@ -26,13 +26,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
-from servers import long_polling, short_polling, sse, websocket
-from servers.feed import Feed
+from servers.feed import HEARTBEAT, Feed
+from servers.models import MODELS
 from servers.on_uvicorn import Tap, carrier_of
-from servers.service import HEARTBEAT, Service, Source, Traffic
-from servers.sources import Edit, synthetic_edits
+from servers.service import Service, Source, Traffic
+from servers.sources import synthetic_edits
+from servers.tree import Edit
 
-RETRY = 1000  # ms that an EventSource pauses before it reconnects
 IN_FLIGHT = 500  # messages on their way to one client; a server that is ahead of a slow one by more waits
 STEP = 0.1  # seconds after which a message that is held back learns that the server stops
 ATTENTION = 10.0  # seconds without a question until a page counts as gone
@@ -267,11 +267,9 @@ def create_app(
         start = Controls(rate=rate, interval=interval)
     except ValidationError:
         raise ValueError("the demo takes up to 20 updates a second, and an interval from 0.2 to 10 s") from None
+    given = {"allow_origins": allow_origins, "heartbeat": heartbeat, "poll_interval": interval}
     lanes = {
-        "short-polling": (short_polling.create_app(feed), "/updates"),
-        "long-polling": (long_polling.create_app(feed), "/updates"),
-        "websocket": (websocket.create_app(feed, allow_origins=allow_origins), "/ws"),
-        "sse": (sse.create_app(feed, heartbeat=heartbeat, retry=RETRY), "/events"),
+        each.slug: (each.create_app(feed, **{name: given[name] for name in each.options}), each.path) for each in MODELS
     }
     app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload), heartbeat=heartbeat)
     app.change(start)

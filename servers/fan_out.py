@@ -18,9 +18,9 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from servers.feed import BATCH, Batch, Gap
+from servers.feed import BATCH, HEARTBEAT, Batch, Gap
 from servers.on_uvicorn import TRANSPORT
-from servers.service import HEARTBEAT, Service
+from servers.service import Service
 from servers.sse import reset_block, update_blocks
 
 WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined

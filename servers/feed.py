@@ -24,6 +24,7 @@ Reason = Literal["expired", "epoch"]
 Known = tuple[int | None, str | None]  # a file's size in bytes and its SHA-256
 Encoded = TypeVar("Encoded", bytes, str)
 
+HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
 BATCH = 500  # updates in one answer at most: a reader that is far behind asks again
 CHANGES = get_args(Change)
 TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes an encoder a call

@@ -32,7 +32,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-from servers.service import HEARTBEAT, Closing
+from servers.feed import HEARTBEAT
+from servers.service import Closing
 
 LARGEST = 64 * 1024  # bytes of a request's head, of its body, of a WebSocket's message
 SLOWEST = 30.0  # seconds for a request to arrive, for a new connection to say anything, for a closed one to be emptied

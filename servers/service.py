@@ -32,9 +32,8 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from servers.feed import BadCursor, Feed, Gap
+from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
 
-HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
 PAGES = Path(__file__).parent / "pages"
 SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere

@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator
 from fastapi import Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from servers.feed import Batch, Feed, Gap
-from servers.service import HEARTBEAT, Service, Source, refuse_two_cursors
+from servers.feed import HEARTBEAT, Batch, Feed, Gap
+from servers.service import Service, Source, refuse_two_cursors
 
 HEARTBEAT_COMMENT = ServerSentEvent(comment="heartbeat", sep="\n")
 

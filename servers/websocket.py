@@ -18,8 +18,8 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
-from servers.feed import BATCH, BadCursor, Batch, Feed, Gap
-from servers.service import HEARTBEAT, Service, Source, refuse_two_cursors
+from servers.feed import BATCH, HEARTBEAT, BadCursor, Batch, Feed, Gap
+from servers.service import Service, Source, refuse_two_cursors
 
 GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, while writing

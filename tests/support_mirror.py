@@ -16,7 +16,7 @@ from lab.mirror.copy import PRIVATE
 from lab.virtual import serve
 from servers import file_updates
 from servers.feed import Feed
-from servers.sources import Tree
+from servers.tree import Tree
 
 HEARTBEAT = 2.0  # s
 

@@ -28,9 +28,10 @@ from websockets.exceptions import ConnectionClosed
 
 from servers import background, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
-from servers.feed import Feed
-from servers.service import HEARTBEAT, Closing, Service
-from servers.sources import Tree, watch
+from servers.feed import HEARTBEAT, Feed
+from servers.service import Closing, Service
+from servers.sources import watch
+from servers.tree import Tree
 from tests.support import PATIENCE, Raw, closed, events, http, loop_of, on_a_loop, received, socket_to, unsent, until
 
 BIG = b"x" * 100_000

@@ -224,7 +224,7 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["sse", "--payload", "1048577"], "argument --payload: a whole number from 0 to 1048576, not '1048577'"),
         (["sse", "--max-connections", "9"], "--token-file and --max-connections are for file-updates"),
         (["sse", "--token-file", "{token}"], "--token-file and --max-connections are for file-updates"),
-        (["sse", "--allow-origin", "https://hub.example"], "--allow-origin is for websocket, file-updates and demo"),
+        (["sse", "--allow-origin", "https://hub.example"], "--allow-origin has no effect on sse"),
         (["websocket", "--allow-origin", "hub.example"], "argument --allow-origin: an origin like https://hub.example"),
         (["websocket", "--allow-origin", "https://hub.example/a"], "argument --allow-origin: an origin like"),
         (["file-updates", "--allow-origin", "*"], "argument --allow-origin: an origin like https://hub.example"),

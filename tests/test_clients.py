@@ -50,15 +50,12 @@ from lab.clients import (
 from lab.proxies.wire import Wire
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import background
-from servers import long_polling as long_polling_server
-from servers import short_polling as short_polling_server
-from servers import sse as sse_server
-from servers import websocket as websocket_server
+from servers import models as course
 from servers.feed import BATCH, Feed
 from servers.service import Service
 from tests.support import until
 
-MODELS = ("short-polling", "long-polling", "websocket", "sse")
+MODELS = tuple(model.slug for model in course.MODELS)
 PULLS = MODELS[:2]
 STREAMS = MODELS[2:]
 HTTP = ("short-polling", "long-polling", "sse")
@@ -71,15 +68,8 @@ every_model = pytest.mark.parametrize("model", MODELS)
 
 def create(model: str, feed: Feed) -> Service:
     """The server of a model, fit for tests."""
-    match model:
-        case "short-polling":
-            return short_polling_server.create_app(feed, poll_interval=1)
-        case "long-polling":
-            return long_polling_server.create_app(feed, jitter=0)
-        case "websocket":
-            return websocket_server.create_app(feed)
-        case _:
-            return sse_server.create_app(feed, retry=0)
+    fit = {"short-polling": {"poll_interval": 1}, "long-polling": {"jitter": 0}, "sse": {"retry": 0}}
+    return course.model(model).create_app(feed, **fit.get(model, {}))
 
 
 def follow(model: str, url: str = URL, **options: Any) -> AsyncGenerator[News, None]:

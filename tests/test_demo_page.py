@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Frame, Page, expect
 
-from servers import demo
+from servers import demo, models
 from servers.background import Server
 from servers.demo import Controls, Demo
 from servers.feed import Feed
@@ -16,7 +16,7 @@ from tests.test_browser import Gateway
 
 __all__ = ["browser", "tab"]  # fixtures
 
-MODELS = ("short-polling", "long-polling", "websocket", "sse")
+MODELS = tuple(model.slug for model in models.MODELS)
 PUSH = MODELS[1:]
 CUT = (
     r"net::ERR_(INCOMPLETE_CHUNKED_ENCODING|EMPTY_RESPONSE|CONNECTION_(RESET|CLOSED))|WebSocket connection to .* failed"

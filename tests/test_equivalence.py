@@ -6,26 +6,21 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servers import long_polling, short_polling, sse, websocket
 from servers.background import serve
 from servers.feed import Feed, Update
-from servers.service import Service
-from servers.sources import Edit, synthetic_edits
+from servers.models import MODELS
+from servers.sources import synthetic_edits
+from servers.tree import Edit
 from tests.support_feed import Answer, read_until
 
-CREATE_APP: dict[str, Callable[[Feed], Service]] = {
-    "short-polling": short_polling.create_app,
-    "long-polling": long_polling.create_app,
-    "websocket": websocket.create_app,
-    "sse": sse.create_app,
-}
+CREATE_APP = {model.slug: model.create_app for model in MODELS}
 
 
 @contextlib.contextmanager

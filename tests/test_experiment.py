@@ -22,7 +22,7 @@ from lab.bench.schedule import Schedule
 from servers import file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
 from servers.feed import Feed
-from servers.sources import Edit
+from servers.tree import Edit
 
 module = importlib.import_module("lab.bench.experiment")  # by its name: the wing hands on the function so named
 

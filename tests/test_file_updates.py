@@ -23,12 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import expect
 
-from servers import file_updates
+from servers import downloads
 from servers.background import serve
+from servers.downloads import CHUNK, requested_range
 from servers.feed import Feed
-from servers.file_updates import CHUNK, FEW, create_app, requested_range
+from servers.file_updates import FEW, create_app
 from servers.guard import checked_token
-from servers.sources import Tree
+from servers.tree import Tree
 from tests.support import Raw, events, http, on_a_loop, until
 from tests.support_browser import Tab, browser, tab
 
@@ -312,8 +313,8 @@ def test_a_fresh_file_is_read_once_more_before_its_last_byte(directory: Path, mo
     """A change within the clock's tick, which leaves the stat as it was, is found by the hash."""
     file = directory / "f"
     file.write_bytes(bytes(64 * CHUNK))
-    monkeypatch.setattr(file_updates, "identity", lambda status: None)
-    monkeypatch.setattr("servers.sources.identity", lambda status: None)
+    monkeypatch.setattr(downloads, "identity", lambda status: None)
+    monkeypatch.setattr("servers.tree.identity", lambda status: None)
 
     @on_a_loop
     async def body() -> None:

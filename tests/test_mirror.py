@@ -29,7 +29,7 @@ from servers import file_updates
 from servers.background import serve
 from servers.feed import Feed
 from servers.guard import RETRY_AFTER, Limit
-from servers.sources import Tree
+from servers.tree import Tree
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
     Stage,

@@ -93,14 +93,36 @@ def hides_nothing_from_nbval(notebook: NotebookNode) -> Iterator[str]:
 
 
 def asserts_apart(notebook: NotebookNode) -> Iterator[str]:
-    """Something is asserted, and a cell with assertions has nothing else: a claim is easy to find and to turn round."""
+    """Something is asserted, and a cell with assertions has nothing else: a claim is easy to find and to turn round.
+
+    `claims({...})`, the table of what holds, stands alone, too, and each of its values is (truth, evidence).
+    """
     trees = {number: parse(cell) for number, cell in code_cells(notebook)}
-    claims = {n: tree for n, tree in trees.items() if any(isinstance(node, ast.Assert) for node in ast.walk(tree))}
-    if not claims:
+    if not any(claimed(tree) for tree in trees.values()):
         yield "nothing is asserted"
-    for number, tree in claims.items():
-        if not all(isinstance(statement, ast.Assert) for statement in tree.body):
+    for number, tree in trees.items():
+        asserted = any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+        if asserted and not all(isinstance(statement, ast.Assert) for statement in tree.body):
             yield f"cell {number} has an assertion among other statements"
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) == "claims"]
+        if calls and not (
+            len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) and tree.body[0].value is calls[0]
+        ):
+            yield f"cell {number} has claims among other statements"
+        if calls and not claimed(tree):
+            yield f"cell {number} has claims that are no {{sentence: (truth, evidence)}}"
+
+
+def claimed(tree: ast.Module) -> list[ast.expr]:
+    """What a cell asserts: its assertions' tests, and the truths of its claims."""
+    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and called(node) == "claims" and isinstance(node.args[0], ast.Dict):
+            values = node.args[0].values
+            tests += [v.elts[0] for v in values if isinstance(v, ast.Tuple) and len(v.elts) == 2]
+            if len(tests) < len(values):
+                return []
+    return tests
 
 
 def is_plain_python(notebook: NotebookNode) -> Iterator[str]:
@@ -280,6 +302,7 @@ GOOD = [
     code("assert True", shown("image/png", "iVBO/tmp/ab", **{"image/png": {"alt": "Two bars"}})),
     code("assert True", shown("text/html", "<img src='data:image/png;base64,iVBO/tmp/' alt='Two bars'>")),
     code("assert await wait_for(reply(), 3)"),
+    code("claims({'it holds': (1 < 2, 'one'), 'so does that': (True, 2)})"),
 ]
 
 BAD: list[tuple[Rule, NotebookNode]] = [
@@ -295,6 +318,9 @@ BAD: list[tuple[Rule, NotebookNode]] = [
     (asserts_apart, code("1")),
     (asserts_apart, code("x = 1\nassert x")),
     (asserts_apart, code("def f():\n    assert True")),
+    (asserts_apart, code("x = 1\nclaims({'it holds': (x, 1)})")),
+    (asserts_apart, code("claims({'it holds': True})")),
+    (asserts_apart, code("claims(all_of_them)")),
     (is_plain_python, code("%timeit 1")),
     (is_plain_python, code("!ls")),
     (is_plain_python, code("1 +")),
@@ -332,6 +358,13 @@ def test_rule_complains(rule: Rule, notebook: NotebookNode) -> None:
     assert list(rule(notebook)) != []
 
 
+def test_a_claim_is_turned_round() -> None:
+    """The first truth of a table of claims becomes its opposite, and nothing else changes."""
+    tree = ast.parse("claims({'one': (a < b, a), 'two': (c, d)})")
+    [first, _] = claimed(tree)
+    assert ast.unparse(turned_round(tree, first)) == "claims({'one': (not a < b, a), 'two': (c, d)})"
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -345,17 +378,27 @@ def test_limit_may_stand_in_the_cell_or_in_the_function(source: str) -> None:
     assert list(waits_with_a_limit(code(source))) == []
 
 
+def turned_round(tree: ast.Module, claim: ast.expr) -> ast.Module:
+    """The cell with that claim turned into its opposite."""
+
+    class TurnsRound(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return ast.UnaryOp(ast.Not(), claim) if node is claim else self.generic_visit(node)
+
+    result = ast.fix_missing_locations(TurnsRound().visit(tree))
+    assert isinstance(result, ast.Module)
+    return result
+
+
 def with_a_false_claim(path: Path) -> tuple[NotebookNode, int]:
     """Return the notebook up to its first assertion, that one turned round, and the number of its code cell."""
     notebook = nbformat.read(path, as_version=4)
     for number, (position, cell) in enumerate(code_cells(notebook)):
         tree = parse(cell)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Assert):
-                node.test = ast.UnaryOp(ast.Not(), node.test)
-                cell.source = ast.unparse(tree)
-                notebook.cells = notebook.cells[: position + 1]
-                return notebook, number
+        if tests := claimed(tree):
+            cell.source = ast.unparse(turned_round(tree, tests[0]))
+            notebook.cells = notebook.cells[: position + 1]
+            return notebook, number
     raise AssertionError(f"{path} asserts nothing")
 
 

@@ -23,9 +23,8 @@ import pytest
 from lab.proxies import nginx
 from servers.__main__ import parser
 from servers.background import Server, serve
-from servers.feed import Feed
+from servers.feed import HEARTBEAT, Feed
 from servers.file_updates import create_app
-from servers.service import HEARTBEAT
 from tests.support import PATIENCE, Events, command, ended, on_a_loop, until, url_of
 from tests.support_mirror import contents, files, sha256, write
 

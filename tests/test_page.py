@@ -1,8 +1,9 @@
 """Tests of lab.figures.page: what a notebook shows besides figures."""
 
+import numpy as np
 import pytest
 
-from lab.figures.page import Comparison, Source
+from lab.figures.page import Comparison, Source, claims
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,31 @@ def test_source_is_that_of_the_file_that_runs() -> None:
     assert text.startswith("class Source:")
     assert "\n\n\nclass Comparison:" in text
     assert Source(Source)._repr_markdown_() == f"```python\n{Source(Source)!r}\n```"
+
+
+def test_a_guess_in_words_is_shown_and_answered_kindly() -> None:
+    """A guess may be a word, and a deleted one leaves its place empty: nothing is raised, and no other row moves."""
+    table = Comparison(guess={"requests": "three", "delay": 2}, LIVE={"requests": 4, "delay": 1.0, "bytes": 9})
+    assert table.rows == [("requests", "three", "4"), ("delay", "2", "1"), ("bytes", "", "9")]
+    assert repr(table).splitlines()[-1] == "“three” is no number: only those can be compared."
+    assert "“three” is no number" in table._repr_html_()
+    assert "“a”, “b” are no numbers" in repr(Comparison(guess={"x": "a", "y": "b"}))
+
+
+def test_claims_show_what_held() -> None:
+    """Each sentence stands beside its evidence, in text and in HTML, numbers rounded."""
+    held = claims({"nothing is lost": (True, 0), "<it> is late": (np.True_, [0.1234, np.float64(1500.2)])})
+    assert repr(held).splitlines() == ["✓ nothing is lost  0", "✓ <it> is late     0.123, 1,500"]
+    assert "<td>✓</td>" in held._repr_html_()
+    assert "&lt;it&gt; is late</th>" in held._repr_html_()
+    assert (
+        repr(claims({"many": (1, range(9)), "by name": (1, {"a": 0.5}), "row": (1, list(range(9)))})).splitlines()[-1]
+        == "✓ row      0, 1, 2, 3, 4, 5, … (9)"
+    )
+
+
+def test_a_claim_that_does_not_hold_is_raised_with_its_evidence() -> None:
+    """All that do not hold are named at once; what held is not."""
+    with pytest.raises(AssertionError) as broken:
+        claims({"one": (True, 1), "two": (False, 0.30000000000000004), "three": (0 > 1, "never")})
+    assert str(broken.value).splitlines() == ["not so:", "two: 0.3", "three: never"]

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import psutil
@@ -14,18 +13,14 @@ from lab.cost.load import Load, RawClient, Socket, Stream, frames
 from lab.cost.processes import Line, Measured, ServerProcess, Window
 from lab.proxies.wire import Wire
 from lab.theory import Resources, Units
-from servers import long_polling, short_polling, sse, websocket
+from servers import short_polling, websocket
 from servers.background import serve
 from servers.feed import Feed
+from servers.models import MODELS
 from servers.service import Service
 from tests.support import on_a_loop, until
 
-MAKE: dict[str, Callable[[Feed], Service]] = {
-    "short-polling": short_polling.create_app,
-    "long-polling": long_polling.create_app,
-    "websocket": websocket.create_app,
-    "sse": sse.create_app,
-}
+MAKE = {model.slug: model.create_app for model in MODELS}
 
 
 @pytest.mark.parametrize("model", MAKE)
@@ -244,7 +239,7 @@ def test_a_long_poll_is_its_answer_without_the_update() -> None:
     assert held.message == stream.message == poll.request
 
 
-@pytest.mark.parametrize("model", processes.NAMES)
+@pytest.mark.parametrize("model", [model.name for model in MODELS])
 @on_a_loop
 async def test_measure(model: str) -> None:
     """Each model is measured in processes of its own: its bytes exactly, its CPU time above nothing."""

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
 from servers.feed import Feed
+from servers.models import MODELS, model
 from servers.service import PAGES, Service
 from tests.support import PATIENCE, events, http, loop_of, on_a_loop, received, socket_to, until, virtual_get
 
-MODELS: dict[str, Callable[[Feed], Service]] = {
-    "short polling": short_polling.create_app,
-    "long polling": long_polling.create_app,
-    "WebSocket": websocket.create_app,
-    "SSE": sse.create_app,
-}
 
-
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[model.name for model in MODELS])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of each model; its feed has three updates."""
     feed = Feed(epoch="e0e0")
     for number in range(3):
         feed.publish(f"{number}")
-    with serve(MODELS[request.param](feed)) as server:
+    with serve(model(request.param).create_app(feed)) as server:
         yield server
 
 
@@ -56,9 +50,9 @@ async def test_health_says_the_model_and_where_the_log_stands(server: Server) ->
     """GET /healthz is the answer of a server that works."""
     answer = await get(server, "/healthz")
     assert answer.status_code == 200
-    model = answer.json().pop("model")
-    assert model in MODELS
-    assert answer.json() == {"status": "ok", "model": model, "cursor": "e0e0-3"}
+    name = answer.json().pop("model")
+    assert name in [model.name for model in MODELS]
+    assert answer.json() == {"status": "ok", "model": name, "cursor": "e0e0-3"}
 
 
 @on_a_loop

@@ -26,9 +26,11 @@ from hypothesis import strategies as st
 
 from lab.virtual import run_virtual
 from servers import sources
+from servers import tree as scanning
 from servers.feed import Batch, Feed
 from servers.service import Closing
-from servers.sources import Abandoned, Edit, File, Tree, play, synthetic_edits, watch
+from servers.sources import play, synthetic_edits, watch
+from servers.tree import Abandoned, Edit, File, Tree
 from tests.support import until
 
 LIMIT = 30.0  # seconds until a wait in these tests is given up
@@ -90,7 +92,7 @@ def unprivileged() -> Iterator[None]:
 @pytest.fixture
 def settling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust a file's stat soon after it was changed, so that a test need not wait."""
-    monkeypatch.setattr(sources, "FRESH", 50_000_000)
+    monkeypatch.setattr(scanning, "FRESH", 50_000_000)
 
 
 def settle(tree: Tree) -> None:
@@ -607,7 +609,7 @@ def test_a_file_written_while_it_is_read_is_read_again(
     directory: Path, settling_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes and stat of one moment: when a write falls between two reads of a file, it does not count as settled."""
-    monkeypatch.setattr(sources, "CHUNK", 4)
+    monkeypatch.setattr(scanning, "CHUNK", 4)
     file = directory / "a"
     file.write_bytes(b"old old ")
     settle(Tree(directory))

@@ -14,7 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from servers.sources import Edit, synthetic_edits
+from servers.sources import synthetic_edits
+from servers.tree import Edit
 
 
 @dataclass(frozen=True)

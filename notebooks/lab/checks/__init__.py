@@ -3,7 +3,8 @@
     your function ─▶ tried on cases, or run as a client in virtual time ─▶ Verdict, which prints itself
 
 A check never raises for a wrong answer, so that a notebook with open exercises runs to its end. Each notebook's checks
-have a module of their own; `verdict` and `overload` hold what they share.
+have a module of their own. What they share: `verdict` (judged, compared), `values` (what counts as the same),
+`bounded` (an answer ends, whatever it does) and `overload` (a pulling client on trial).
 """
 
 from lab.checks.file_updates import crossover, mirror

@@ -19,7 +19,7 @@ from lab.virtual import Link, Net, run_virtual, serve
 from servers import file_updates
 from servers.feed import Feed
 from servers.service import Service
-from servers.sources import Tree
+from servers.tree import Tree
 
 Mirror = Callable[[str, Path], Awaitable[None]]
 

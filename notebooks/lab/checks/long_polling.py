@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from lab.bench.experiment import Client
-from lab.bench.result import Run
-from lab.checks.overload import praised, tried_out
+from lab.checks.overload import Evidence, pulling_client
 from lab.checks.verdict import STUB, Verdict, compared, is_stub
 from lab.virtual import Net, run_virtual
 from servers import long_polling
@@ -31,10 +30,16 @@ def quiet_requests(function: Callable[[float, float, float], float]) -> Verdict:
 
 def long_polling_client(client: Client) -> Verdict:
     """Exercise: `client(url, log)` long-polls with a hold of 20 s, loses nothing, and keeps away when asked to."""
-    verdict = tried_out(client, long_polling.create_app, most=90, pause="is it held at all?")
-    if isinstance(verdict, Run) and (late := verdict.delay(0.5)) > 0.5:
-        return Verdict(False, f"Half of the updates are {late:.1f} s late or more: the server should do the waiting.")
-    return praised(verdict)
+
+    def further(evidence: Evidence) -> str | None:
+        assert evidence.run
+        if evidence.run.requests > 90:
+            return f"{evidence.run.requests} requests in two minutes: is it held at all?"
+        if (late := evidence.run.delay(0.5)) > 0.5:
+            return f"Half of the updates are {late:.1f} s late or more: the server should do the waiting."
+        return None
+
+    return pulling_client(client, long_polling.create_app, "is it held at all?", further)
 
 
 class Entry(NamedTuple):

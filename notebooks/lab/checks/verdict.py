@@ -1,9 +1,25 @@
-"""A verdict on an answer, and how one is reached: by cases, against named mistakes."""
+"""A verdict on an answer, and how one is reached: evidence, compared with what must be true, against named mistakes.
 
+    an answer ─▶ judged: is it a function, and more than a stub? ─▶ the check ─▶ Verdict
+                                                                       └─ raises ─▶ Verdict, of two lines
+
+A mistake is named only if the evidence is of that mistake alone; otherwise the verdict says what was expected and
+what came.
+"""
+
+import copy
 import dis
-from collections.abc import Callable, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
+
+from lab.checks.bounded import Misfit, bounded, concerns_the_answer, explained
+from lab.checks.values import plain, same, shown
+
+Answer = Callable[..., Any]
+Check = TypeVar("Check", bound=Callable[..., "Verdict"])
 
 
 @dataclass(frozen=True)
@@ -20,56 +36,131 @@ class Verdict:
         return f"✓ {self.text}" if self.ok else f"Not yet. {self.text}"
 
 
-STUB = Verdict(False, "This is still the empty stub: replace the dots by your code, run the cell, and check again.")
+STUB = Verdict(False, "This is still the empty stub: write its body, run the cell, and check again.")
 
 
-def is_stub(function: Callable[..., Any]) -> bool:
-    """Whether a function's body is only a docstring and dots: it looks at nothing, not even at its arguments."""
-    loads = any(
-        step.opname.startswith("LOAD") and step.opname != "LOAD_CONST" for step in dis.get_instructions(function)
-    )
-    return not loads and set(function.__code__.co_consts) <= {None, function.__doc__, Ellipsis}
+def judged(check: Check) -> Check:
+    """A check that says so kindly if its answer is no function or a stub, and turns an answer's failure into a verdict.
+
+    What the check itself does wrong is raised as ever.
+    """
+
+    @functools.wraps(check)
+    def judge(answer: Any, *args: Any, **options: Any) -> Verdict:
+        if not callable(answer):
+            return Verdict(False, _no_function(answer))
+        if is_stub(answer):
+            return STUB
+        try:
+            return check(answer, *args, **options)
+        except (Exception, SystemExit) as error:
+            if concerns_the_answer(error):
+                return Verdict(False, explained(error))
+            raise
+
+    return cast(Check, judge)
 
 
+def _no_function(answer: Any) -> str:
+    if inspect.iscoroutine(answer):
+        answer.close()
+        what = "a coroutine, what calling an `async def` gives"
+    else:
+        what = f"{shown(answer)}, and no function"
+    return f"That is {what}: give the check the function itself, its name without brackets behind it."
+
+
+def is_stub(function: Answer) -> bool:
+    """Whether a function's body is only a docstring, dots or `pass`: it looks at nothing and does nothing."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not inspect.isroutine(function):  # an object that can be called, or a class
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
+    if code is None:  # not written in Python
+        return False
+    for step in dis.get_instructions(code):
+        loads = step.opname.startswith("LOAD") and step.opname != "LOAD_CONST"
+        if loads or step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
+            return False
+    return set(code.co_consts) <= {None, function.__doc__, Ellipsis}
+
+
+@judged
 def compared(
-    function: Callable[..., Any],
-    right: Callable[..., Any],
-    mistakes: dict[str, Callable[..., Any]],
+    function: Answer,
+    right: Answer,
+    mistakes: Mapping[str, Answer | tuple[Answer, ...]],
     cases: Sequence[tuple[Any, ...]],
     praise: str,
+    *,
+    only: Mapping[str, Collection[int]] | None = None,
 ) -> Verdict:
-    """Try a function on cases; if it is wrong, name the mistake whose results are the same as its results."""
-    if is_stub(function):
-        return STUB
-    given = [tried(function, case) for case in cases]
-    for result, case in zip(given, cases, strict=True):
-        if isinstance(result, Exception):
-            return Verdict(False, f"For {_named(case)} it raised {type(result).__name__}: {result}.")
-    if _same(given, [right(*case) for case in cases]):
+    """Try a function on cases; if it is wrong, name the mistake whose results are the same as its results.
+
+    `mistakes` has one or more functions for each text; `only` has, for a text, the numbers of those cases that go
+    wrong if that is the mistake, and no others.
+    """
+    given = bounded(lambda: [tried(function, case) for case in cases])
+    wanted = [plain(right(*case)) for case in cases]
+    wrong = [n for n, (came, due) in enumerate(zip(given, wanted, strict=True)) if not same(came, due)]
+    if not wrong:
         return Verdict(True, praise)
-    for text, mistake in mistakes.items():
-        if _same(given, [mistake(*case) for case in cases]):
-            return Verdict(False, text)
-    wrong = next((g, c) for g, c in zip(given, cases, strict=True) if not _same([g], [right(*c)]))
-    return Verdict(False, f"For {_named(wrong[1])} it gives {wrong[0]!r}, and should give {right(*wrong[1])!r}.")
+    if raised := [n for n in wrong if isinstance(given[n], Exception)]:
+        return Verdict(False, f"For {named(cases[raised[0]])}: {explained(given[raised[0]])}")
+    case, came = cases[wrong[0]], given[wrong[0]]
+    first = f"For {named(case)} it gives {shown(came)}, and should give {shown(right(*case))}."
+    like = [text for text, functions in mistakes.items() if any(_like(given, f, cases) for f in _several(functions))]
+    if len(like) == 1:
+        return Verdict(False, like[0])
+    for text, numbers in (only or {}).items():
+        if set(wrong) <= set(numbers):
+            return Verdict(False, f"{text}\n{first}")
+    if all(given[n] is None for n in wrong):
+        return Verdict(False, f"{first} Is there a `return`?")
+    return Verdict(False, first)
 
 
-def tried(function: Callable[..., Any], case: tuple[Any, ...]) -> Any:
-    """What the function gives for a case, or the exception it raises."""
+def _several(functions: Answer | tuple[Answer, ...]) -> tuple[Answer, ...]:
+    return functions if isinstance(functions, tuple) else (functions,)
+
+
+def _like(given: Sequence[Any], mistake: Answer, cases: Sequence[tuple[Any, ...]]) -> bool:
+    return all(same(came, plain(mistake(*copy.deepcopy(case)))) for came, case in zip(given, cases, strict=True))
+
+
+def tried(function: Answer, case: tuple[Any, ...]) -> Any:
+    """What a plain function gives for a copy of the case, as a plain value, or the exception it raises.
+
+    Raises Misfit if it is an `async def`.
+    """
     try:
-        return function(*case)
+        result = function(*copy.deepcopy(case))
+        if inspect.isawaitable(result) or inspect.isasyncgen(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise Misfit("It is an `async def`; here a plain `def` is asked for, whose caller does not await.")
+        return plain(result)
+    except Misfit:
+        raise
     except Exception as error:
         return error
 
 
-def _named(case: tuple[Any, ...]) -> str:
-    return ", ".join(map(repr, case))
+def awaiting(function: Answer) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The function, to be awaited; if what it gives cannot be, Misfit is raised, which says that."""
+
+    @functools.wraps(function, updated=())
+    async def call(*args: Any, **options: Any) -> Any:
+        result = function(*args, **options)
+        if not inspect.isawaitable(result):
+            raise Misfit("It is a plain `def`; here an `async def` is asked for, whose caller awaits it.")
+        return await result
+
+    return call
 
 
-def _same(given: list[Any], wanted: list[Any]) -> bool:
-    def close(a: Any, b: Any) -> bool:
-        if isinstance(b, (list, tuple)):
-            return isinstance(a, (list, tuple)) and len(a) == len(b) and all(map(close, a, b))
-        return isinstance(a, (int, float)) and abs(a - b) <= 1e-9 * max(1.0, abs(b))
-
-    return all(map(close, given, wanted))
+def named(case: tuple[Any, ...]) -> str:
+    """A case in a text."""
+    return ", ".join(map(shown, case))

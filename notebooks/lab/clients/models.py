@@ -35,8 +35,7 @@ from lab.clients.answers import (
 )
 from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from servers.arguments import number
-from servers.feed import BATCH
-from servers.service import HEARTBEAT
+from servers.feed import BATCH, HEARTBEAT
 
 SILENCE = 2.5  # heartbeats of silence after which a link is dead
 CONNECT_LIMIT = 10.0  # seconds to open a connection, at most

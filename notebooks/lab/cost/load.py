@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from servers.models import model
+
 DELIVERY = b'"seq":'  # in every update, once, on every wire
 TEXT, PING, PONG = 0x81, 0x89, 0x8A  # the first byte of a WebSocket frame that is whole (RFC 6455, section 5.2)
 MASK = bytes(4)  # of zeros: what it masks stays as it is
@@ -43,8 +45,14 @@ class Load:
     clients: "list[RawClient]" = field(default_factory=list)
 
     async def connect(self, number: int) -> None:
-        """Open connections until there are `number`. Raises OSError when the server refuses one."""
-        kind = {"sse": Stream, "websocket": Socket}.get(self.model, Poll)
+        """Open connections until there are `number`. Raises OSError when the server refuses one.
+
+        Of a model without raw clients ValueError, UnknownModel of none.
+        """
+        known = model(self.model)
+        if known.slug not in KINDS:
+            raise ValueError(f"there are no raw clients of {known.name}")
+        kind = KINDS[known.slug]
         host, _, port = urlsplit(self.url).netloc.rpartition(":")
         while len(self.clients) < number:
             _, client = await asyncio.get_running_loop().create_connection(lambda: kind(self), host, int(port))
@@ -195,6 +203,14 @@ class Socket(RawClient):
         text = b'{"type":"filter","id":1,"paths":[""]}'
         self.send(bytes([TEXT, 128 | len(text)]) + MASK + text)
         self.later(self.load.talk, "say")
+
+
+KINDS: dict[str, type[RawClient]] = {
+    "short-polling": Poll,
+    "long-polling": Poll,
+    "websocket": Socket,
+    "sse": Stream,
+}
 
 
 def frames(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:

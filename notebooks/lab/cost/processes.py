@@ -25,12 +25,13 @@ from lab.bench.metronome import metronome
 from lab.bench.result import BUSY
 from lab.cost.load import Load
 from lab.theory import Resources, Units
+from servers.feed import HEARTBEAT
+from servers.models import model as find
 
 START_LIMIT = 20.0  # seconds until a server that says nothing is given up
 SETTLE = 0.2  # seconds from the last handshake to a window
 COUNTS = (0, 30, 60, 100)  # connections
 QUIET = 1e-5  # updates per second: none, while we look
-HEARTBEAT = 15.0  # seconds, the servers' own
 FAST = 0.1  # seconds between heartbeats where heartbeats are measured
 
 
@@ -202,41 +203,42 @@ class Measured:
         return any(window.busy for window in self.ramp + self.extra)
 
 
-NAMES = {"short polling": "short-polling", "long polling": "long-polling", "WebSocket": "websocket", "SSE": "sse"}
-
-
 async def measure(model: str, *, seconds: float = 1.0, counts: Sequence[int] = COUNTS) -> Measured:
     """What each unit of work costs one of the four servers, on this machine, in about a dozen seconds.
 
     Each is loaded by what it is about: polls that find nothing; held requests that are answered by one update each;
     deliveries. A second server process of the model shows the rest: deliveries beside polls, heartbeats, messages.
+    Raises UnknownModel for what is none, ValueError for one that no load is written for.
     """
-    name = NAMES[model]
+    measured = find(model)
+    name = measured.slug
     resolution = 2 * cpu_resolution() / seconds  # of CPU seconds per second: a reading at either end
     twice = (counts[0], counts[-1])
-    match model:
-        case "short polling":
+    match name:
+        case "short-polling":
             per = "requests"
             ramp = await windows(name, counts, seconds=seconds)
             extra = await windows(name, twice, rate=100, seconds=seconds)
-        case "long polling":
+        case "long-polling":
             per = "requests"
             ramp = await windows(name, counts, rate=15, seconds=seconds)
             extra = []
-        case "WebSocket":
+        case "websocket":
             per = "deliveries"
             ramp = await windows(name, counts, rate=50, seconds=seconds)
             extra = await windows(name, twice, heartbeat=FAST, seconds=seconds)
             extra += await windows(name, twice, talk=0.05, seconds=seconds)
-        case _:
+        case "sse":
             per = "deliveries"
             ramp = await windows(name, counts, rate=50, seconds=seconds)
             extra = await windows(name, twice, heartbeat=FAST, seconds=seconds)
+        case _:
+            raise ValueError(f"there is no load to measure {measured.name} with")
     work = [getattr(window, per) / window.seconds for window in ramp]
     cpu = Line.through(work, [window.cpu / window.seconds for window in ramp], resolution)
     used = [window for window in ramp if window.connections]  # the first connection loads code: it is in the intercept
     memory = Line.through([window.connections for window in used], [window.memory for window in used])
-    return Measured(model, per, ramp, extra, cpu, memory, _units(model, ramp, extra, cpu, memory))
+    return Measured(measured.name, per, ramp, extra, cpu, memory, _units(measured.name, ramp, extra, cpu, memory))
 
 
 def _units(model: str, ramp: list[Window], extra: list[Window], cpu: Line, memory: Line) -> Units:

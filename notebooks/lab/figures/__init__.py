@@ -8,7 +8,7 @@ embed.py     a live page inside a notebook
 
 from lab.figures.embed import embed
 from lab.figures.maps import boundaries, decision_map, flip, slopes
-from lab.figures.page import Comparison, Source
+from lab.figures.page import Claims, Comparison, Source, claims
 from lab.figures.pictures import (
     GREY,
     INK,
@@ -32,11 +32,13 @@ __all__ = [
     "OTHER",
     "STYLES",
     "WIDTH",
+    "Claims",
     "Comparison",
     "Picture",
     "Source",
     "blank",
     "boundaries",
+    "claims",
     "decision_map",
     "delay_ecdf",
     "embed",

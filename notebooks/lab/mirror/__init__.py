@@ -37,7 +37,7 @@ from lab.clients.models import RETRY, Log, Retry, address_below, http_client, pr
 from lab.mirror.copy import Copy, CopyError
 from lab.mirror.session import Applied, Counters, Session, Settings
 from servers.arguments import Parser, number, whole
-from servers.service import HEARTBEAT
+from servers.feed import HEARTBEAT
 
 __all__ = ["Applied", "CopyError", "Counters", "Mirror"]
 

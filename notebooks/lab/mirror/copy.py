@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from servers.feed import check_path
-from servers.sources import CHUNK, Abandoned, identity, open_below
+from servers.tree import CHUNK, Abandoned, identity, open_below
 
 PRIVATE = ".mirror"
 KEPT = 2.0  # seconds that a removed file's bytes stay within reach: a rename is a deletion and an addition

@@ -33,8 +33,7 @@ from lab.bench.result import LIVE
 from lab.clients.answers import BadAnswer, BadStatus, GaveUp, Refused, Reset, Unavailable, Update, refusal, split
 from lab.clients.models import RETRY, Log, Retry, named, sse
 from lab.mirror.copy import KEPT, Copy, Part, UnsafePath, Version, check_name
-from servers.feed import Change
-from servers.service import HEARTBEAT
+from servers.feed import HEARTBEAT, Change
 
 PATIENCE = 5.0  # seconds for which a file may be announced and not be there: an update that says so is on its way
 BACKLOG = 1000  # changes applied and not yet taken by the caller, before the mirror waits for it

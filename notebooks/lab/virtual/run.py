@@ -10,6 +10,7 @@ caller ──▶ a thread of its own: loop, clock, network ──▶ main(net) �
 import asyncio
 import contextlib
 import ctypes
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, MutableSet
@@ -23,8 +24,8 @@ from lab.virtual.clock import OutOfTime, VirtualError, enter, inside, patched
 from lab.virtual.network import Link, Net, NetworkLoop
 from lab.virtual.transport import Way
 from servers.background import Silence
+from servers.feed import HEARTBEAT
 from servers.on_uvicorn import uvicorn_options
-from servers.service import HEARTBEAT
 
 TICK = 0.1  # seconds between two looks of uvicorn's at its `should_exit`: the time streams get to end by themselves
 
@@ -41,6 +42,7 @@ def run_virtual(
     seed: int = 1,
     limit: float | None = None,
     wall: float = 60.0,
+    cpu: float = math.inf,
 ) -> T:
     """Run `main(net)` in virtual time and return its result, or raise what it raised.
 
@@ -48,23 +50,29 @@ def run_virtual(
     `wall` (real seconds) it raises OutOfTime, a TimeoutError that names the tasks and where they wait. Waiting for
     nothing is a VirtualDeadlock at once, unless something still ticks, such as a heartbeat: then `limit` ends it.
 
-    `wall` holds whatever the program does. A loop of awaits is stopped between two of them; a loop without any, a
-    second later, by an exception raised in its thread. Only a call into C that does not return cannot be stopped:
-    its thread is left behind, and the error says so.
+    So it does beyond `cpu`, seconds of processor time, which a busy machine does not shorten (where the system does not
+    tell them: seconds). Both hold whatever the program does. A loop of awaits is stopped between two of them; a loop
+    without any, a second later, by an exception raised in its thread. Only a call into C that does not return cannot
+    be stopped: its thread is left behind, and the error says so.
     """
     if inside():
         raise VirtualError("run_virtual was called inside a virtual run: it has one already")
     with _one_at_a_time, patched():
         loop = NetworkLoop(link or Link(), seed, limit)
         outcome: Future[T] = Future()
-        thread = threading.Thread(target=_work, args=(loop, main, outcome), name="virtual", daemon=True)
+        clock: Future[int] = Future()
+        thread = threading.Thread(target=_work, args=(loop, main, outcome, clock), name="virtual", daemon=True)
         try:
             thread.start()  # inside: Ctrl-C may come while it returns
-            deadline = time.monotonic() + wall
+            begin = time.monotonic()
             while not outcome.done():
                 wait([outcome], timeout=0.1)  # a long wait could not be interrupted by Ctrl-C on Windows
-                if time.monotonic() > deadline and not outcome.done():
+                if outcome.done():
+                    break
+                if (spent := time.monotonic() - begin) > wall:
                     raise OutOfTime(f"not finished after {wall:g} real seconds, at {loop.now:.3f} virtual seconds")
+                if spent > cpu and _processor_time(clock) > cpu:
+                    raise OutOfTime(f"not finished after {cpu:g} s of work, at {loop.now:.3f} virtual seconds")
         except BaseException as reason:
             _stop(thread, loop, outcome, reason)
             raise reason from _where(outcome)
@@ -72,7 +80,23 @@ def run_virtual(
         return outcome.result()
 
 
-def _work(loop: NetworkLoop, main: Callable[[Net], Coroutine[Any, Any, T]], outcome: Future[T]) -> None:
+def _processor_time(clock: Future[int]) -> float:
+    """The seconds that a thread has worked, by the clock that it has named; infinite where there is no such clock."""
+    try:
+        return time.clock_gettime(clock.result(timeout=0)) if clock.done() else 0.0
+    except OSError:  # the thread has ended
+        return 0.0
+    except AttributeError:  # not on this system
+        return math.inf
+
+
+def _work(
+    loop: NetworkLoop, main: Callable[[Net], Coroutine[Any, Any, T]], outcome: Future[T], clock: Future[int]
+) -> None:
+    try:
+        clock.set_result(time.pthread_getcpuclockid(threading.get_ident()))
+    except AttributeError as missing:  # not on this system
+        clock.set_exception(missing)
     enter(loop)
     ended: Future[T] = Future()
 
