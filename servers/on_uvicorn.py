@@ -375,7 +375,7 @@ class GracefulServer(uvicorn.Server):
             listener.close()
         loop = asyncio.get_running_loop()
         loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
-        loop.call_later(3 * CLEAN_LIMIT, self.cut_connections, 0)
+        loop.call_later(2 * CLEAN_LIMIT, self.cut_connections, 0)
         gc.freeze()  # or the collector looks through all that 10 000 streams hold, several times, while they end
         try:
             if self.closing:
