@@ -624,7 +624,7 @@ def test_what_is_no_token_is_refused(text: str) -> None:
 
 @on_a_loop
 async def test_only_listed_origins_may_read(directory: Path) -> None:
-    """CORS names the origin of the allow-list and no other, whose EventSource may send the token; a preflight needs none."""
+    """CORS names the listed origin and no other; its pages may send the token; a preflight needs none."""
     ours, theirs = "https://hub.example", "https://elsewhere.example"
     async with served(directory, allow_origins=[ours], token=TOKEN) as client:
         bearer = {"Authorization": f"Bearer {TOKEN}"}
