@@ -105,6 +105,7 @@ def create_app(
     app.protect(token, max_connections, allow_origins)
     if tree is not None:
         feed.adopt({path: (file.size, file.sha256) for path, file in tree.files.items()})
+    feed.listing()  # from now on it is kept, however short the history
     listing = Listing(feed)
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
@@ -128,7 +129,7 @@ def create_app(
     async def events(request: Request, after: str | None = None) -> Response:
         """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
         refuse_two_cursors(request)
-        return app.fan_out.stream(feed.opening(request.headers.get("last-event-id") or after))
+        return app.fan_out.stream(feed.opening(after, request.headers.get("last-event-id")))
 
     return app
 

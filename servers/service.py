@@ -219,7 +219,7 @@ class Route(APIRoute):
         if scope["method"] not in self.answered:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.answered))})
         if scope["method"] != "HEAD":
-            return await self.app(scope, receive, send)
+            return await super().handle(scope, receive, send)
 
         async def send_head(message: Message) -> None:
             await send(message)

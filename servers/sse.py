@@ -30,7 +30,7 @@ def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, s
     async def events(request: Request, after: str | None = None) -> Response:
         """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
         refuse_two_cursors(request)
-        opening = feed.opening(request.headers.get("last-event-id") or after)
+        opening = feed.opening(after, request.headers.get("last-event-id"))
 
         async def stream() -> AsyncIterator[bytes]:
             yield f"retry: {retry}\n\n".encode() + encode(opening)

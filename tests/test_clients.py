@@ -384,7 +384,7 @@ def test_signals_a_history_that_has_moved_on(model: str) -> None:
 # Cursors the server refuses
 
 
-@pytest.mark.parametrize("model", HTTP)
+@pytest.mark.parametrize("model", PULLS)
 def test_malformed_cursor_is_refused(model: str) -> None:
     """A cursor that is none ends the iterator with BadCursor, which says what the server says."""
 
@@ -392,6 +392,20 @@ def test_malformed_cursor_is_refused(model: str) -> None:
         async with serve(create(model, Feed())):
             with pytest.raises(BadCursor, match="a cursor looks like"):
                 await anext(follow(model, cursor="banana"))
+
+    virtual(main)
+
+
+def test_a_cursor_of_another_server_is_a_reset_of_the_stream() -> None:
+    """An event stream's cursor goes out as Last-Event-ID: in whatever form, the client is told, and goes on."""
+
+    async def main(net: Net) -> None:
+        feed = Feed(epoch="e")
+        feed.publish("old")
+        async with serve(create("sse", feed)), contextlib.aclosing(follow("sse", cursor="banana")) as stream:
+            assert await anext(stream) == Reset("epoch", "e-1", "e-0")
+            feed.publish("new")
+            assert (await anext(stream)).cursor == "e-2"
 
     virtual(main)
 

@@ -10,10 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from IPython.core.getipython import get_ipython
-from tqdm.auto import tqdm
-
-from lab.bench.result import LIVE
+from lab.bench.result import LIVE, mode
 
 WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
 
@@ -21,8 +18,7 @@ WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
 @contextlib.asynccontextmanager
 async def progress(seconds: float, what: str) -> AsyncIterator[None]:
     """Show a bar that fills in `seconds` while the block runs, named `what`; none in virtual time, soon over."""
-    virtual = getattr(asyncio.get_running_loop(), "mode", LIVE) != LIVE  # and tqdm would start a thread in it
-    if virtual or seconds <= WORTH_IT or not watched():
+    if mode() != LIVE or seconds <= WORTH_IT or not watched():  # in virtual time tqdm would start a thread
         yield
         return
     drawing = asyncio.create_task(_draw(seconds, what))
@@ -34,6 +30,8 @@ async def progress(seconds: float, what: str) -> AsyncIterator[None]:
 
 
 async def _draw(seconds: float, what: str) -> None:
+    from tqdm.auto import tqdm  # here: who needs no bar needs no tqdm, either
+
     begin = time.perf_counter()
     with tqdm(total=seconds, desc=what, leave=False, bar_format="{desc} {bar} {n:.0f} of {total:.0f} s") as bar:
         try:
@@ -47,7 +45,11 @@ async def _draw(seconds: float, what: str) -> None:
 
 def watched() -> bool:
     """Whether somebody sits in front: at a terminal, or at a notebook that could also ask a question (`input()`)."""
-    shell: Any = get_ipython()
+    shell: Any = None
+    if "IPython" in sys.modules:  # else this is no notebook, and need not load it to know
+        from IPython.core.getipython import get_ipython
+
+        shell = get_ipython()
     if not hasattr(shell, "get_parent"):
         return sys.stderr.isatty()
     return bool(shell.get_parent().get("content", {}).get("allow_stdin"))

@@ -35,7 +35,7 @@ from lab.clients.answers import (
 )
 from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from servers.arguments import number
-from servers.feed import BATCH, HEARTBEAT
+from servers.feed import BATCH, BATCH_BYTES, HEARTBEAT
 
 SILENCE = 2.5  # heartbeats of silence after which a link is dead
 CONNECT_LIMIT = 10.0  # seconds to open a connection, at most
@@ -106,7 +106,9 @@ def short_polling(
                     response = await http.get(here.address(), headers={"If-None-Match": etag} if etag else {})
                     answer = answers.of_pull(response, here.cursor)
                 yield answer
-                if isinstance(answer, Answer) and len(answer.updates) >= BATCH:
+                if isinstance(answer, Answer) and (
+                    len(answer.updates) >= BATCH or len(response.content) >= BATCH_BYTES
+                ):
                     continue  # a full batch: there is more
                 etag = response.headers.get("ETag", "")
                 pace = interval or answers.poll_interval(response.headers.get("X-Poll-Interval", ""))
@@ -352,7 +354,7 @@ def address_below(base: str, path: str) -> httpx.URL:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """One for all clients: each would otherwise build its own, 30 to 70 ms at a time."""
     return ssl.create_default_context()
 
@@ -363,7 +365,7 @@ def _limits(silence: float) -> httpx.Timeout:
 
 def http_client(silence: float) -> httpx.AsyncClient:
     """A client whose requests fail after `silence` seconds without a byte; httpx by itself says 5."""
-    return httpx.AsyncClient(verify=_tls(), trust_env=False, timeout=_limits(silence))
+    return httpx.AsyncClient(verify=tls(), trust_env=False, timeout=_limits(silence))
 
 
 class _Connect(connect):
@@ -384,7 +386,7 @@ async def _socket(address: httpx.URL, heartbeat: float) -> AsyncGenerator[Client
     try:
         socket = await _Connect(
             str(address.copy_with(scheme="wss" if secure else "ws")),
-            ssl=_tls() if secure else None,
+            ssl=tls() if secure else None,
             proxy=None,
             compression=None,
             max_size=MAX_MESSAGE,

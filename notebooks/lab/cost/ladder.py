@@ -28,6 +28,7 @@ from lab.cost.processes import ServerProcess, Window, observe
 from servers.arguments import Parser, number, whole
 from servers.background import ServerError, run
 from servers.feed import Batch, Feed, Gap
+from servers.limits import check_positive
 from servers.service import Service, Source, disconnected
 from servers.sources import play, synthetic_edits
 from servers.sse import reset_block, update_blocks
@@ -196,6 +197,7 @@ async def climb(
     ladder: Sequence[str] = LADDER, *, rate: float = RATE, counts: tuple[int, int] = COUNTS, seconds: float = 1.2
 ) -> dict[str, Step]:
     """Every rung's step, one after the other, in about three seconds each. Raises RuntimeError when one fails."""
+    check_positive(rate=rate, seconds=seconds, more_connections=counts[1] - counts[0])
     with ExitStack() as ends:
         servers = [process(rung, rate) for rung in ladder]
         await asyncio.gather(*(asyncio.to_thread(ends.enter_context, server) for server in servers))
