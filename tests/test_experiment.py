@@ -254,7 +254,8 @@ class TestRun:
         """A run prints what was asked, what came and how late, in one line."""
         run = make_run(COMPLETE, [Request(0, 0.0, 4.0, 6, False)])
         assert repr(run) == (
-            "Run(SSE, LIVE: 2 clients, 3 updates, 1 request (0 wasted), 6/6 delivered, delay p50 500 ms, p95 750 ms)"
+            "Run(SSE, LIVE: 2 clients, 3 updates, 1 request (0 for nothing), 6/6 delivered, "
+            "delay p50 500 ms, p95 750 ms)"
         )
 
     def test_table(self) -> None:
@@ -270,7 +271,7 @@ class TestRun:
         assert "b " not in found
         caption, *lines = repr(runs).splitlines()
         assert caption == (
-            "LIVE and VIRTUAL: 2 clients each, 3 updates; "
+            "LIVE and VIRTUAL: 2 clients each, 3 updates; held: the most requests that were open at once; "
             "delays count from the plan, the latest update was published 3 ms after it"
         )
         assert len({len(line) for line in lines}) == 1
