@@ -1,6 +1,6 @@
 """File updates, for real use: a directory is watched, its changes are announced over SSE, its files are served.
 
-    client: GET /files          ─▶ {"cursor": C, "files": [{"path", "size", "sha256"}, ...]}   what stands at C
+    client: GET /files          ─▶ {"cursor": C, "files": [{"path", "size", ...}, ...]}   what stands at C
             GET /events?after=C ─▶ what changes from there on, as in sse.py                    list, then watch:
             GET /files/a/b.csv  ─▶ the bytes, and their SHA-256 as the ETag                    nothing is missed
 
@@ -9,8 +9,8 @@ once. What answers for one file is in downloads.py.
 """
 
 import asyncio
-import json
 from collections.abc import Collection
+from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from servers.downloads import NOSNIFF, answer, requested_path
 from servers.fan_out import FanOut
-from servers.feed import HEARTBEAT, Feed, Known
+from servers.feed import HEARTBEAT, TO_JSON, Feed, Known
 from servers.guard import Limit, Token
 from servers.on_uvicorn import find_transport
 from servers.service import Service, Source, refuse_two_cursors
@@ -104,9 +104,9 @@ def create_app(
     app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
     app.protect(token, max_connections, allow_origins)
     if tree is not None:
-        feed.adopt({path: (file.size, file.sha256) for path, file in tree.files.items()})
+        feed.adopt({path: Known(f.size, f.sha256, f.mtime, f.executable) for path, f in tree.files.items()})
     feed.listing()  # from now on it is kept, however short the history
-    listing = Listing(feed)
+    listing = Listing(feed, getattr(tree, "source", None))
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
@@ -135,10 +135,13 @@ def create_app(
 
 
 class Listing:
-    """The listing as JSON, encoded once for a cursor, however many clients ask at once."""
+    """The listing as JSON, encoded once for a cursor, however many clients ask at once.
 
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
+    `source` names the directory for as long as it is known by its index, over restarts.
+    """
+
+    def __init__(self, feed: Feed, source: str | None = None) -> None:
+        self.feed, self.source = feed, source
         self.position, self.body = -1, b""
         self.encoding: asyncio.Task[None] | None = None
 
@@ -153,13 +156,24 @@ class Listing:
 
     async def encode(self) -> None:
         position, files = self.feed.listing()
-        cursor = self.feed.cursor_at(position)
+        head = {"cursor": self.feed.cursor_at(position)} | ({"source": self.source} if self.source else {})
         few = len(files) <= FEW
-        self.body = encoded(cursor, files) if few else await asyncio.to_thread(encoded, cursor, files)
+        self.body = encoded(head, files) if few else await asyncio.to_thread(encoded, head, files)
         self.position = position
 
 
-def encoded(cursor: str, files: dict[str, Known]) -> bytes:
-    """The listing's JSON: {"cursor", "files": [{"path", "size", "sha256"}, ...]}."""
-    known = [{"path": path, "size": size, "sha256": sha256} for path, (size, sha256) in sorted(files.items())]
-    return json.dumps({"cursor": cursor, "files": known}, ensure_ascii=False, separators=(",", ":")).encode()
+def encoded(head: dict[str, str], files: dict[str, Known]) -> bytes:
+    """The listing's JSON: what `head` says, and "files": [{"path", "size", "sha256", "mtime", "executable"}, ...].
+
+    A few at a time: while the encoder runs, no other thread does.
+    """
+    known = sorted(files.items())
+    pieces = (TO_JSON([entry(*each) for each in known[at : at + FEW]])[1:-1] for at in range(0, len(known), FEW))
+    return f'{TO_JSON(head)[:-1]},"files":[{",".join(pieces)}]}}'.encode()
+
+
+def entry(path: str, known: Known) -> dict[str, Any]:
+    """What the listing says of a file; of one that was made up there is no time and no executable bit."""
+    if known.mtime is None:
+        return {"path": path, "size": known.size, "sha256": known.sha256}
+    return {"path": path} | known._asdict()

@@ -65,7 +65,8 @@ def sha256(content: bytes) -> str:
 def rescan(feed: Feed, tree: Tree) -> None:
     """What watch() does with a hint."""
     for edit in tree.scan():
-        feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+        known = {"size": edit.size, "sha256": edit.sha256, "mtime": edit.mtime, "executable": edit.executable}
+        feed.publish(edit.path, edit.change, **known)  # type: ignore[arg-type]
 
 
 # --- the listing ---
@@ -74,6 +75,9 @@ def rescan(feed: Feed, tree: Tree) -> None:
 @on_a_loop
 async def test_the_listing_is_what_stands_at_its_cursor(directory: Path) -> None:
     """It has every file in the order of paths, changes with the published updates and not before, and has an ETag."""
+    os.utime(directory / "a" / "b.csv", (1, 1732305600.25))
+    os.utime(directory / "empty", (1, 1732305600))
+    (directory / "empty").chmod(0o755)
     feed, tree = Feed(epoch="e"), Tree(directory)
     with serve(create_app(feed, tree)) as server:
         async with http(server) as client:
@@ -81,8 +85,9 @@ async def test_the_listing_is_what_stands_at_its_cursor(directory: Path) -> None
             assert first.json() == {
                 "cursor": "e-0",
                 "files": [
-                    {"path": "a/b.csv", "size": 5, "sha256": sha256(b"hello")},
-                    {"path": "empty", "size": 0, "sha256": sha256(b"")},
+                    {"path": "a/b.csv", "size": 5, "sha256": sha256(b"hello"), "mtime": 1732305600.25}
+                    | {"executable": False},
+                    {"path": "empty", "size": 0, "sha256": sha256(b""), "mtime": 1732305600.0, "executable": True},
                 ],
             }
             assert first.headers["etag"] == '"e-0"'
