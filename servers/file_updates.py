@@ -18,7 +18,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
-from servers.downloads import NOSNIFF, answer, requested_path
+from servers.downloads import NOSNIFF, Downloads, requested_path
 from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, TO_JSON, Feed, Known
 from servers.guard import Limit, Token
@@ -28,8 +28,13 @@ from servers.short_polling import matches
 from servers.tree import Tree
 
 FEW = 2000  # files whose listing is encoded on the loop; of more of them, in a thread
-ASKED = ("Authorization", "Cache-Control", "If-None-Match", "If-Range", "Last-Event-ID", "Range")
-SHOWN = ("Accept-Ranges", "Content-Range", "ETag", "Retry-After")
+ASKED = ("Authorization", "Cache-Control", "If-Match", "If-None-Match", "If-Range", "Last-Event-ID", "Range")
+SHOWN = ("Accept-Ranges", "Content-Range", "ETag", "Last-Modified", "Retry-After")
+CONDITIONAL: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The range of its bytes that was asked for"},
+    304: {"description": "It has not changed"},
+    503: {"description": "It is being changed: try again"},
+}
 
 
 class Anything(Convertor[str]):
@@ -47,6 +52,12 @@ class Anything(Convertor[str]):
 
 
 register_url_convertor("anything", Anything())
+
+
+class Binary(Response):
+    """What the documentation says of a file."""
+
+    media_type = "application/octet-stream"
 
 
 class FileUpdates(Service):
@@ -108,6 +119,8 @@ def create_app(
     feed.listing()  # from now on it is kept, however short the history
     listing = Listing(feed, getattr(tree, "source", None))
 
+    downloads = Downloads(tree) if tree else None
+
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
         """What stands at a cursor, in the order of paths; the cursor is the ETag."""
@@ -117,13 +130,12 @@ def create_app(
             return Response(status_code=304, headers=headers)
         return Response(body, media_type="application/json", headers=headers)
 
-    @app.head("/files/{path:anything}", include_in_schema=False)
-    @app.get("/files/{path:anything}", responses={304: {"description": "It has not changed"}})
+    @app.get("/files/{path:anything}", response_class=Binary, responses=CONDITIONAL)
     async def file(request: Request, path: str) -> Response:
         """The bytes of one file, or a range of them; their SHA-256 is the ETag."""
-        if tree is None:
+        if downloads is None:
             raise HTTPException(404, "this server has news of files, and none of them")
-        return await answer(tree, requested_path(request), request)
+        return await downloads.answer(requested_path(request), request)
 
     @app.get("/events")
     async def events(request: Request, after: str | None = None) -> Response:

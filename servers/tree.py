@@ -107,7 +107,7 @@ class Tree:
         return gone + come
 
     def open(self, path: str) -> tuple[BinaryIO, File]:
-        """A file opened for reading, and what it is: the last scan's word if it still holds, else read anew.
+        """A file opened for reading, and what it is, or was: the last scan's word, while it may still begin like that.
 
         No part of the path may be a link. Raises ValueError for what is no path of a tree, and OSError:
         FileNotFoundError too for what a scan passes over.
@@ -116,13 +116,15 @@ class Tree:
         parts = os.fsdecode(path.encode()).split("/")
         if any(self._ignores("/".join(parts[: n + 1]), part) for n, part in enumerate(parts)):
             raise FileNotFoundError(errno.ENOENT, "ignored")
+        known = self.files.get(path)
+        if known is None:
+            raise FileNotFoundError(errno.ENOENT, "not in the tree")
         file = open_below(os.path.realpath(self.directory), parts)
         try:
-            found = identity(status := os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
             if status.st_size > self.limit:
                 raise FileNotFoundError(errno.ENOENT, "too large")
-            known = self.files.get(path)
-            if known is None or not known.settled or known.identity != found:
+            if known.identity[:2] != identity(status)[:2] or known.size > status.st_size:
                 known = self.read(file)
                 file.seek(0)
             return file, known
