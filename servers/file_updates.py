@@ -3,9 +3,10 @@
     client: GET /files          ─▶ {"cursor": C, "files": [{"path", "size", ...}, ...]}   what stands at C
             GET /events?after=C ─▶ what changes from there on, as in sse.py                    list, then watch:
             GET /files/a/b.csv  ─▶ the bytes, and their SHA-256 as the ETag                    nothing is missed
+            POST /bundle        ─▶ many small files in one answer, as a tar archive
 
 The announcement is small and goes to everybody; the bytes are fetched by whom they concern, when it suits, and only
-once. What answers for one file is in downloads.py.
+once. What answers for one file is in downloads.py, for many in bundle.py.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
+from servers.bundle import Bundle, Wanted
 from servers.downloads import NOSNIFF, Downloads, requested_path
 from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, TO_JSON, Feed, Known
@@ -58,6 +60,12 @@ class Binary(Response):
     """What the documentation says of a file."""
 
     media_type = "application/octet-stream"
+
+
+class Archive(Response):
+    """What the documentation says of many."""
+
+    media_type = "application/x-tar"
 
 
 class FileUpdates(Service):
@@ -136,6 +144,13 @@ def create_app(
         if downloads is None:
             raise HTTPException(404, "this server has news of files, and none of them")
         return await downloads.answer(requested_path(request), request)
+
+    @app.post("/bundle", response_class=Archive)
+    async def bundle(wanted: Wanted) -> Response:
+        """The small ones of these files in one tar archive, each with its hash; the others are asked for alone."""
+        if tree is None:
+            raise HTTPException(404, "this server has news of files, and none of them")
+        return Bundle(tree, wanted.paths)
 
     @app.get("/events")
     async def events(request: Request, after: str | None = None) -> Response:
