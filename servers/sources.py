@@ -115,7 +115,14 @@ async def watch(feed: Feed, tree: Tree) -> None:
                         feed.skipped += 1
                 named = tree.skipped
                 for edit in edits:
-                    feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+                    feed.publish(
+                        edit.path,
+                        edit.change,
+                        size=edit.size,
+                        sha256=edit.sha256,
+                        mtime=edit.mtime,
+                        executable=edit.executable,
+                    )
     finally:
         tree.abandoned = True  # a thread cannot be cancelled: one that hashes a huge file ends at the next chunk
 

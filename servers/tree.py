@@ -35,16 +35,23 @@ class Edit:
     size: int | None = None
     sha256: str | None = None
     content: bytes | None = None
+    mtime: float | None = None
+    executable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as a scan found it: `size` in bytes, and the stat fields that differ whenever its bytes may."""
+    """A file as a scan found it: `size` in bytes, and the stat fields that differ whenever its bytes may.
+
+    `mtime` is the Unix time (s) of its last change; `executable` says whether its owner may run it.
+    """
 
     size: int
     sha256: str
     identity: tuple[int, ...]
     settled: bool  # False: changed so shortly before it was read that the same stat may hide another change
+    mtime: float
+    executable: bool
 
 
 class Abandoned(Exception):
@@ -89,14 +96,18 @@ class Tree:
         self.files, self.skipped, self.directories = files, skipped, directories
         gone = [Edit(0.0, path, "deleted") for path in sorted(before.keys() - files.keys())]
         come = [
-            Edit(0.0, path, "modified" if path in before else "added", file.size, file.sha256)
+            Edit(
+                *(0.0, path, "modified" if path in before else "added", file.size, file.sha256),
+                mtime=file.mtime,
+                executable=file.executable,
+            )
             for path, file in sorted(files.items())
             if path not in before or before[path].sha256 != file.sha256
         ]
         return gone + come
 
     def open(self, path: str) -> tuple[BinaryIO, File]:
-        """A file opened for reading, and what it is: the last scan's word if it still holds, else read anew.
+        """A file opened for reading, and what it is, or was: the last scan's word, while it may still begin like that.
 
         No part of the path may be a link. Raises ValueError for what is no path of a tree, and OSError:
         FileNotFoundError too for what a scan passes over.
@@ -105,13 +116,15 @@ class Tree:
         parts = os.fsdecode(path.encode()).split("/")
         if any(self._ignores("/".join(parts[: n + 1]), part) for n, part in enumerate(parts)):
             raise FileNotFoundError(errno.ENOENT, "ignored")
+        known = self.files.get(path)
+        if known is None:
+            raise FileNotFoundError(errno.ENOENT, "not in the tree")
         file = open_below(os.path.realpath(self.directory), parts)
         try:
-            found = identity(status := os.fstat(file.fileno()))
+            status = os.fstat(file.fileno())
             if status.st_size > self.limit:
                 raise FileNotFoundError(errno.ENOENT, "too large")
-            known = self.files.get(path)
-            if known is None or not known.settled or known.identity != found:
+            if known.identity[:2] != identity(status)[:2] or known.size > status.st_size:
                 known = self.read(file)
                 file.seek(0)
             return file, known
@@ -190,7 +203,8 @@ class Tree:
             digest.update(chunk)
         unmoved = identity(os.fstat(file.fileno())) == identity(before)
         settled = unmoved and max(before.st_mtime_ns, before.st_ctime_ns) < now - FRESH
-        return File(file.tell(), digest.hexdigest(), identity(before), settled)
+        executable = bool(before.st_mode & stat.S_IXUSR)
+        return File(file.tell(), digest.hexdigest(), identity(before), settled, before.st_mtime, executable)
 
 
 def open_below(top: str, parts: Sequence[str]) -> BinaryIO:
