@@ -48,11 +48,8 @@ class Copy(Files):
         In `doubt`, each file is read before it is believed. Raises OSError when it cannot be read or written.
         """
         self.top = directory.resolve()
-        if self.top.exists() and not self.top.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(directory))
+        check(directory, adopt=adopt)
         self.top.mkdir(parents=True, exist_ok=True)
-        if not adopt and not os.path.lexists(self.top / PRIVATE) and any(self.top.iterdir()):
-            raise CopyError(f"{directory} is not empty, and no mirror made it (--adopt takes it over)")
         with contextlib.ExitStack() as opened:
             top = Directory(str(self.top))
             opened.callback(top.close)
@@ -92,6 +89,25 @@ class Copy(Files):
         own = by_name(self.top / PRIVATE)
         if by_name(self.top) != (self.device, self._inode) or own != self._own.identity():
             raise CopyGone(f"{self.top} has been removed, or another directory is there now")
+
+
+def check(directory: Path, *, adopt: bool) -> None:
+    """Raise CopyError for a directory that is not empty and no mirror's, unless told to `adopt` it; or OSError."""
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(directory))
+    if not adopt and directory.exists() and not os.path.lexists(directory / PRIVATE) and any(directory.iterdir()):
+        raise CopyError(f"{directory} is not empty, and no mirror made it (--adopt takes it over)")
+
+
+def looked_at(directory: Path, *, adopt: bool, doubt: bool) -> State:
+    """The state of a copy that is not opened: what is written to it is written nowhere. Raises as `Copy` does."""
+    check(directory, adopt=adopt)
+    own = Directory(str(directory / PRIVATE)) if (directory / PRIVATE).exists() else None
+    try:
+        return State(str(directory), Journal(own, "state"), doubt=doubt, look=True)
+    finally:
+        if own:
+            own.close()
 
 
 def may_begin(directory: Path, device: int) -> bool:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from lab.clients.connections import address_below, http_client
 from lab.clients.follower import RETRY, Log, Retry, check_positive
-from lab.mirror.copy import Copy, CopyGone, may_begin
-from lab.mirror.report import Applied, Counters
+from lab.mirror.copy import Copy, CopyGone, looked_at, may_begin
+from lab.mirror.fetch import Origin
+from lab.mirror.report import Applied, Counters, Faults
 from lab.mirror.session import LOOK, Session
 from lab.mirror.settings import Settings, anything
+from lab.mirror.word import Doing, Word, planned
 from servers.arguments import checked_token
 from servers.feed import HEARTBEAT
 
@@ -93,6 +95,15 @@ class Mirror:
                 log.warning("%s: waiting until it is back", error)
             while not may_begin(self.copy, device):  # noqa: ASYNC110  # nobody tells what is mounted
                 await asyncio.sleep(LOOK)
+
+    async def plan(self) -> list[tuple[Doing, str]]:
+        """List, and say what `sync` would do. Nothing is written, and COPY not made. Raises as `sync` does."""
+        settings, faults = self.settings, Faults(self.counters)
+        state = looked_at(self.copy, adopt=settings.adopt, doubt=self.verify)
+        word = Word(settings, self.counters, faults, state, self.copy.resolve())
+        async with http_client(settings.timeout) as http:
+            word.take(await Origin(settings, self.counters, faults, http).listing())
+        return await planned(word)
 
     @contextlib.asynccontextmanager
     async def _session(self, *, once: bool) -> AsyncGenerator[Session, None]:

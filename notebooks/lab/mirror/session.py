@@ -8,7 +8,6 @@ sse ─▶ watch ─▶ take ───┘
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -18,14 +17,14 @@ from lab.clients.answers import BadStatus, Reset, Update
 from lab.clients.follower import now
 from lab.clients.models import sse
 from lab.mirror.apply import Hands
-from lab.mirror.copy import Copy, CopyError
-from lab.mirror.fetch import SHA256, Origin
+from lab.mirror.copy import Copy
+from lab.mirror.fetch import Origin
 from lab.mirror.jobs import BACKLOG, Events, Jobs
-from lab.mirror.names import LONGEST_PATH, UnsafePath, Version, check_name
 from lab.mirror.protect import Losses
 from lab.mirror.queue import Job
 from lab.mirror.report import LINK, STATE, Applied, Counters, Faults
 from lab.mirror.settings import Settings
+from lab.mirror.word import Word
 
 LASTED = 2.0  # heartbeats after which a stream was one: a server that resets each at once is asked less and less often
 LOOK = 5.0  # seconds from look to look whether the copy still is where it was
@@ -43,7 +42,7 @@ class Session:
         self.events: Events = asyncio.Queue(BACKLOG)
         self.faults = Faults(counters)
         self.origin = Origin(settings, counters, self.faults, http)
-        self.room = LONGEST_PATH - len(os.fsencode(copy.top)) - 2  # bytes that a path may have: "/" and NUL
+        self.word = Word(settings, counters, self.faults, copy.state, copy.top)
         self.losses = Losses(settings.max_delete)
         self.hands = Hands(copy, self.origin, counters, self.losses)
         self.jobs = Jobs(settings, counters, self.faults, self.state, self.events, once=once)
@@ -127,12 +126,8 @@ class Session:
     async def list(self) -> None:
         """Get the listing, and plan what it takes."""
         listing = await self.origin.listing()
-        self.check_source(listing.source)
-        versions = ((entry.path, self.version(*entry)) for entry in listing.files)
-        first, wanted = self.state.cursor is None, {path: version for path, version in versions if version}
-        for path in [path for path in self.state.wanted if not self.settings.wants(path)]:
-            self.state.disown(path)
-        self.state.expect_all(wanted, listing.cursor, listing.source, self.settings.plain_url)
+        first = self.state.cursor is None
+        self.word.take(listing)
         self.jobs.clear()
         self.plan()
         self.check_state()
@@ -151,36 +146,13 @@ class Session:
         """Do what an update asks for as soon as a worker has time."""
         path, deleted = update.path, update.change == "deleted"
         said = update.size, update.sha256, update.mtime, update.executable
-        version = None if deleted else self.version(path, *said)
+        version = None if deleted else self.word.version(path, *said)
         if version is None and not deleted:
             self.state.pass_over(update.cursor)
         elif self.state.expect(path, version, update.cursor):
             job = Job(update.published, version.size if version else 0)
             self.jobs.enqueue(path, job, deletion=deleted)
         self.check_state()
-
-    def check_source(self, source: str | None) -> None:
-        """Raise CopyError if the copy is another server's, as far as anybody can tell."""
-        state, url = self.state, self.settings.plain_url
-        known, here = (state.source, source) if state.source and source else (state.url, url)
-        if known not in (None, here) and not self.settings.adopt:
-            raise CopyError(f"{self.copy.top} is a copy of {state.url}, and {url} is another (--adopt takes it over)")
-
-    def version(
-        self, path: str, size: int | None, sha256: str | None, mtime: float | None, executable: bool | None
-    ) -> Version | None:
-        """What the server says is there; None, counted and named, if that must not be written or cannot be checked."""
-        if not self.settings.wants(path):
-            self.counters.excluded += 1
-            return None
-        try:
-            check_name(path, self.room)
-            if size is None or size < 0 or sha256 is None or not SHA256.fullmatch(sha256):
-                raise UnsafePath("no size and SHA-256 to check it by")
-        except UnsafePath as error:
-            self.faults.refuse(path, error)
-            return None
-        return Version(size, sha256, mtime, executable)
 
     def check_state(self) -> None:
         """Say so when the state cannot be written; the copy goes on, and a restart will have to look closer."""

@@ -50,6 +50,7 @@ class State:
         self._holders: dict[str, dict[str, None]] = {}  # SHA-256 to the paths that are present with it
         self._journal = journal
         self._notes: list[Row] = []
+        self._look = look
         self._load(top, doubt=doubt)
         if not look:
             journal.open()
@@ -107,7 +108,8 @@ class State:
         self.source, self.url = source or self.source, url or self.url
         gone: dict[str, Version | None] = {path: None for path in self.wanted if path not in files}
         self.wanted, self.cursor = {**gone, **files}, cursor
-        self._journal.rewrite(self._rows())
+        if not self._look:
+            self._journal.rewrite(self._rows())
 
     def differing(self) -> list[str]:
         """The paths where something is to be done, deletions last: what goes may be what is missing elsewhere."""
@@ -209,7 +211,7 @@ class State:
     def _append(self, *rows: Row) -> None:
         """Write lines, or everything anew when the last one failed or most of them are superseded."""
         notes, self._notes = self._notes, []
-        if self.cursor is None:  # nothing is known before the first listing
+        if self.cursor is None or self._look:  # nothing is known before the first listing
             return
         if self._journal.unsaved or self._journal.lines > 2 * len(self.wanted) + SLACK:
             self._journal.rewrite(self._rows())
