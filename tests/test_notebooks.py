@@ -462,7 +462,7 @@ def test_any_cell_can_be_run_again(name: str) -> None:
     number, changes = AGAIN[name]
     cells = code_cells(notebook)
     options: dict[str, Any] = {"resources": {"metadata": {"path": str(ROOT / "notebooks")}}, "timeout": 100}
-    client = NotebookClient(notebook, kernel_name="python3", store_widget_state=False, **options)
+    client = NotebookClient(notebook, kernel_name="python3", **options)
     with client.setup_kernel():
         for position, cell in cells + random.Random(name).sample(cells, number):
             client.execute_cell(cell, position)
