@@ -8,17 +8,16 @@ The four servers are the course's own, unchanged. What stands between them and t
 request back before it reaches its server, and each message of the answer before it reaches uvicorn, by the same delay,
 in order. So the demo has its slow network on one port, below a Jupyter proxy too. Opening a connection is not delayed.
 
-The controls belong to the server: whoever watches sees them move. Changes come by PATCH and DELETE, which a page from
-elsewhere cannot send (a browser asks first, and no answer here allows it).
+The controls belong to the server: whoever watches sees them move. A page from elsewhere cannot change them.
 """
 
 import asyncio
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from fastapi import Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.core import Metric
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
@@ -28,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, Feed
 from servers.models import MODELS
+from servers.on_uvicorn import Tap, carrier_of
 from servers.service import Service, Source, Traffic
 from servers.sources import synthetic_edits
 from servers.tree import Edit
@@ -49,21 +49,6 @@ class Controls(BaseModel):
     interval: Annotated[float | None, Field(ge=0.2, le=10, allow_inf_nan=False)] = None
     delay: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     paused: StrictBool | None = None
-
-
-class Tap:
-    """A transport that counts what is written to it for a lane."""
-
-    def __init__(self, transport: asyncio.Transport, lane: "Lane") -> None:
-        self.transport, self.lane = transport, lane
-
-    def write(self, data: bytes) -> None:
-        """Count, and write."""
-        self.lane.down += len(data)
-        self.transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
 
 
 class Lane:
@@ -94,17 +79,11 @@ class Lane:
     def tapped(self, scope: Scope) -> Tap:
         """Count the request that has come, and from now on what its connection carries."""
         self.up += head_size(scope)
-        carrier = scope[CARRIER]  # of one request, or of one WebSocket
-        tap = carrier.transport = Tap(carrier.transport, self)
-        if scope["type"] == "websocket":
-            receive_data = carrier.conn.receive_data
+        return Tap(scope[CARRIER], functools.partial(self.carried, "down"), functools.partial(self.carried, "up"))
 
-            def received(data: bytes) -> None:
-                self.up += len(data)
-                receive_data(data)
-
-            carrier.conn.receive_data = received
-        return tap
+    def carried(self, way: Literal["up", "down"], size: int) -> None:
+        """Count bytes."""
+        setattr(self, way, getattr(self, way) + size)
 
     async def delayed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the server, whose messages leave later, in the order in which it sent them."""
@@ -186,9 +165,21 @@ class Cut(NamedTuple):
 class Demo(Service):
     """The application. `rate`, `interval`, `delay` and `paused` are what the page's controls show."""
 
-    def __init__(self, feed: Feed, lanes: dict[str, tuple[Service, str]], source: Source | None, edits: Edits) -> None:
+    allow_origins: Collection[str] = ()
+
+    def __init__(
+        self,
+        feed: Feed,
+        lanes: dict[str, tuple[Service, str]],
+        source: Source | None,
+        edits: Edits,
+        *,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
         traffic = Lanes(feed, [app for app, _ in lanes.values()])
-        super().__init__("demo", feed, path="", source=source or self.play, traffic=traffic)
+        super().__init__(
+            "demo", feed, path="", page="demo.html", heartbeat=heartbeat, source=source or self.play, traffic=traffic
+        )
         self.edits = edits
         self.synthetic = source is None
         self.rate, self.interval, self.delay, self.paused = 1.0, 2.0, 0.0, False
@@ -203,7 +194,7 @@ class Demo(Service):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Remember uvicorn's own end of the connection before anything wraps `send`."""
-        scope[CARRIER] = getattr(send, "__self__", None)
+        scope[CARRIER] = carrier_of(send)
         await super().__call__(scope, receive, send)
 
     def due(self) -> float:
@@ -281,47 +272,72 @@ def create_app(
     lanes = {
         each.slug: (each.create_app(feed, **{name: given[name] for name in each.options}), each.path) for each in MODELS
     }
-    app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload))
+    app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload), heartbeat=heartbeat)
+    app.allow_origins = allow_origins
     app.change(start)
-
-    @app.get("/state")
-    async def state(viewer: str = "") -> Response:
-        """The controls, and the counts of each lane. Neither this nor any change counts as a lane's request."""
-        app.watched_by(viewer[:64])
-        return JSONResponse(app.report(), headers={"Cache-Control": "no-store"})
-
-    @app.patch("/controls")
-    async def controls(change: Controls) -> Response:
-        """Change some controls, for all who watch."""
-        if not app.synthetic and {"rate", "paused"} & change.model_fields_set:
-            return JSONResponse(ELSEWHERE, status_code=400)
-        app.change(change)
-        return await state()
-
-    @app.delete("/connections")
-    async def cut() -> Response:
-        """Cut every connection of a lane that has a request in progress."""
-        app.cut = Cut(time.time(), {name: lane.cut() for name, lane in app.lanes.items()})
-        return await state()
-
-    @app.post("/updates")
-    async def publish() -> Response:
-        """Publish the schedule's next update now, paused or not."""
-        if not app.synthetic:
-            return JSONResponse(ELSEWHERE, status_code=400)
-        app.extra = min(app.extra + 1, 100)
-        app.changed.set()
-        return Response(status_code=204)
-
-    @app.post("/leave")
-    async def leave(viewer: str) -> Response:
-        """Let go of a page's connections. It says so when it is closed; a proxy may keep its streams open else."""
-        app.viewers.pop(viewer, None)
-        for lane in app.lanes.values():
-            lane.cut(viewer)
-        return Response(status_code=204)
-
+    app.include_router(controls)
     return app
+
+
+def demo_of(request: Request) -> Demo:
+    """The demo that a request is for. Raises 403 for a page from elsewhere: it may look, but change nothing.
+
+    A browser says whose page asks by Sec-Fetch-Site (Fetch Metadata), an old one by Origin alone; a program says
+    nothing, and is no page.
+    """
+    app, site, origin = request.app, request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    assert isinstance(app, Demo)
+    host = request.headers.get("host")
+    own = site in ("same-origin", "none") if site else origin in (None, f"http://{host}", f"https://{host}")
+    if request.method != "GET" and not (own or origin in app.allow_origins):
+        raise HTTPException(403, "a page from elsewhere controls nothing here")
+    return app
+
+
+controls = APIRouter()
+Here = Annotated[Demo, Depends(demo_of)]
+
+
+@controls.get("/state")
+async def state(app: Here, viewer: str = "") -> Response:
+    """The controls, and the counts of each lane. Neither this nor any change counts as a lane's request."""
+    app.watched_by(viewer[:64])
+    return JSONResponse(app.report(), headers={"Cache-Control": "no-store"})
+
+
+@controls.patch("/controls")
+async def control(app: Here, change: Controls) -> Response:
+    """Change some controls, for all who watch."""
+    if not app.synthetic and {"rate", "paused"} & change.model_fields_set:
+        return JSONResponse(ELSEWHERE, status_code=400)
+    app.change(change)
+    return await state(app)
+
+
+@controls.delete("/connections")
+async def cut(app: Here) -> Response:
+    """Cut every connection of a lane that has a request in progress."""
+    app.cut = Cut(time.time(), {name: lane.cut() for name, lane in app.lanes.items()})
+    return await state(app)
+
+
+@controls.post("/updates", status_code=204)
+async def publish(app: Here) -> Response:
+    """Publish the schedule's next update now, paused or not."""
+    if not app.synthetic:
+        return JSONResponse(ELSEWHERE, status_code=400)
+    app.extra = min(app.extra + 1, 100)
+    app.changed.set()
+    return Response(status_code=204)
+
+
+@controls.post("/leave", status_code=204)
+async def leave(app: Here, viewer: Annotated[str, Query(min_length=1)]) -> Response:
+    """Let go of a page's connections. It says so when it is closed; a proxy may keep its streams open else."""
+    app.viewers.pop(viewer, None)
+    for lane in app.lanes.values():
+        lane.cut(viewer)
+    return Response(status_code=204)
 
 
 def head_size(scope: Scope) -> int:

@@ -12,41 +12,41 @@ of one path only the last goes out (its id is its cursor, so a skipped number is
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from servers.feed import BATCH, HEARTBEAT, Batch, Gap
+from servers.on_uvicorn import TRANSPORT
 from servers.service import Service
 from servers.sse import reset_block, update_blocks
 
 WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined
 BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
-MOST = 256 * 1024  # bytes of updates in one round, at least one update
 TURN = 100  # clients written to before others get the loop
-TRANSPORT = "servers.transport"  # where the scope has it
 HEARTBEAT_BLOCK = b": heartbeat\n\n"
 
 log = logging.getLogger("servers")
 
 
-def find_transport(scope: Scope, send: Send) -> None:
-    """Put the connection's transport into the scope, if this is uvicorn's own `send`: a method of its request."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvloop's is no asyncio.Transport
-    if transport is not None:
-        scope[TRANSPORT] = transport
-
-
 class Client:
-    """One open stream: everything up to `position` has been written to it."""
+    """One open stream: everything up to `position` has been written to it. It is made in the task of its response."""
 
-    __slots__ = ("position", "send", "task", "transport")
+    __slots__ = ("position", "response", "send", "task", "transport")
 
     def __init__(self, transport: asyncio.Transport | None, send: Send, position: int) -> None:
         self.transport, self.send, self.position = transport, send, position
         self.task: asyncio.Task[None] | None = None  # while it is not on the fast path
+        self.response = asyncio.current_task()
+
+    def break_off(self) -> None:
+        """End the stream where it is, so that the client sees it, and comes back for what it does not know."""
+        if self.transport:
+            self.transport.abort()
+        elif self.response:
+            self.response.cancel()
 
     async def write(self, block: bytes, *, more: bool = True) -> None:
         """Send by ASGI, which waits first until the client has read most of what it was sent before."""
@@ -74,15 +74,14 @@ class FanOut:
 
     def admit(self, client: Client) -> None:
         """Serve a client whose response has begun."""
-        if self.task is None or self.task.done():
-            self.position = self.feed.head
-            self.task = _start(self.run(), None)
         if client.transport is None:
-            client.task = _start(self.serve_alone(client), client)
-        elif client.position == self.position and not self.closing.is_set():
+            client.task = _start(self.serve_alone(client), client.break_off)
+            return
+        self.revive()
+        if client.position == self.position and not self.closing.is_set():
             self.fast[client.transport] = client
         else:
-            client.task = _start(self.catch_up(client), client)
+            client.task = _start(self.catch_up(client), client.break_off)
 
     def dismiss(self, client: Client) -> None:
         """Forget a client that has left."""
@@ -92,6 +91,18 @@ class FanOut:
             client.task.cancel()
 
     # The fast path
+
+    def revive(self) -> None:
+        """Have the feed followed for the fast path, from its head on, if nobody does."""
+        if self.task is None or self.task.done():
+            self.position = self.feed.head
+            self.task = _start(self.run(), self.break_off)
+
+    def break_off(self) -> None:
+        """The fast path has failed: no stream on it may stay open, and silent."""
+        broken, self.fast = self.fast, {}
+        for client in broken.values():
+            client.break_off()
 
     async def run(self) -> None:
         """Follow the feed for all clients on the fast path, until the server closes."""
@@ -148,19 +159,15 @@ class FanOut:
         """Let a client go on by itself, unless it was dismissed while others had the loop."""
         if client := self.fast.pop(transport, None):
             client.position = position
-            client.task = _start(self.catch_up(client), client)
+            client.task = _start(self.catch_up(client), client.break_off)
 
     def read(self, position: int, until: int) -> Batch:
         """What is later than `position`, `until` included, as far as one round goes. Raises Gap."""
         stretch, news = self._latest
         if stretch != (position, until):
             news = self.feed.read(position)
-            size = 0
-            for number, update in enumerate(news.updates):
-                size += len(update.json)
-                if update.seq > until or (number and size > MOST):
-                    news = Batch(news.updates[:number], update.seq - 1, self.feed.cursor_at(update.seq - 1))
-                    break
+            if news.position > until:
+                news = Batch(news.updates[: until - position], until, self.feed.cursor_at(until))
             if self.coalesce:
                 news = latest(news)
             self._latest = (position, until), news
@@ -175,6 +182,7 @@ class FanOut:
             await client.write(b"")  # returns when there is room
             if client.transport.is_closing():
                 break
+            self.revive()
             if client.position == self.position:
                 client.task = None
                 self.fast[client.transport] = client
@@ -263,14 +271,13 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _start(coroutine: Coroutine[Any, Any, None], client: Client | None) -> asyncio.Task[None]:
-    """Run a task whose failure is logged, and breaks off its client's stream."""
+def _start(coroutine: Coroutine[Any, Any, None], failed: Callable[[], None]) -> asyncio.Task[None]:
+    """Run a task whose failure is logged, and breaks off what depends on it."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
             log.error("a stream of events failed: %s", error, exc_info=error)
-            if client and client.transport:
-                client.transport.abort()
+            failed()
 
     task = asyncio.create_task(coroutine)
     task.add_done_callback(ended)

@@ -26,6 +26,7 @@ Encoded = TypeVar("Encoded", bytes, str)
 
 HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
 BATCH = 500  # updates in one answer at most: a reader that is far behind asks again
+BATCH_BYTES = 2**18  # bytes of them, beyond which it is full: what one reader can make the server hold
 CHANGES = get_args(Change)
 TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes an encoder a call
 CURSOR = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,17})")
@@ -108,7 +109,7 @@ def _body(batch: Batch) -> bytes:
     return b'{"updates":[' + b",".join(u.json for u in batch.updates) + b'],"cursor":"' + batch.cursor.encode() + b'"}'
 
 
-class Closing(Protocol):
+class Stop(Protocol):
     """A server's closing signal, as a waiting reader sees it."""
 
     def is_set(self) -> bool:
@@ -163,7 +164,7 @@ class Feed:
         self.history, self.history_bytes = history, history_bytes
         self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones
         self._log: dict[int, Update] = {}
-        self._files: dict[str, Known] = {}
+        self._files: dict[str, Known] | None = None  # kept from when a listing is first asked for
         self._bytes = 0
         self._head = 0
         self._latest = Batch((), 0, self.cursor_at(0))
@@ -214,10 +215,8 @@ class Feed:
             self._bytes += len(update.json)
             while len(self._log) > self.history or (self._bytes > self.history_bytes and len(self._log) > 1):
                 self._bytes -= len(self._log.pop(seq - len(self._log) + 1).json)
-            if change == "deleted":
-                self._files.pop(path, None)
-            else:
-                self._files[path] = size, sha256
+            if self._files is not None:
+                note(self._files, update)
             self._head = seq  # last: whoever sees it finds the update in the log
         self.wake()
         return update
@@ -228,8 +227,15 @@ class Feed:
             self._files = dict(files)
 
     def listing(self) -> tuple[int, dict[str, Known]]:
-        """The head and the files that stand there, path to size and hash: what all updates, one by one, led to."""
+        """The head and the files that stand there, path to size and hash: what all updates, one by one, led to.
+
+        It is kept from the first call on, or from `adopt`. What the history had lost before that is not in it.
+        """
         with self._lock:
+            if self._files is None:
+                self._files = {}
+                for update in self._log.values():
+                    note(self._files, update)
             return self._head, dict(self._files)
 
     def position(self, cursor: str | None) -> int:
@@ -255,30 +261,43 @@ class Feed:
             return position
 
     def read(self, position: int) -> Batch:
-        """What is later than `position`, oldest first, at most BATCH updates; Gap when some of it is gone."""
+        """What is later than `position`, oldest first; Gap when some of it is gone.
+
+        A batch is full with BATCH updates, or with the one that brings it to BATCH_BYTES.
+        """
         latest = self._latest
         if latest.position == self._head and latest.start == position:
             return latest  # what the reader before this one got
         with self._lock:
             if position < self._head - len(self._log):
                 raise self._gap("expired")
-            end = min(self._head, position + BATCH)
-            updates = tuple(self._log[seq] for seq in range(position + 1, end + 1))
-            self._latest = latest = Batch(updates, end, self.cursor_at(end))
+            updates = list[Update]()
+            size, end = 0, position
+            while end < self._head and len(updates) < BATCH and size < BATCH_BYTES:
+                end += 1
+                updates.append(self._log[end])
+                size += len(updates[-1].json)
+            self._latest = latest = Batch(tuple(updates), end, self.cursor_at(end))
             return latest
 
-    def opening(self, cursor: str | None) -> Batch | Gap:
-        """Where a stream begins: an empty batch at the cursor, or the gap it must report. Raises BadCursor."""
+    def opening(self, after: str | None, last_event_id: str | None = None) -> Batch | Gap:
+        """Where a stream begins: an empty batch at the cursor, or the gap it must report. Raises BadCursor.
+
+        `last_event_id` wins over `after`. One of any form is a gap at worst: another server may have given it out, and
+        whoever sends it, an EventSource, would give up for good at a 400.
+        """
         try:
-            position = self.position(cursor)
-        except FutureCursor:
+            position = self.position(last_event_id or after)
+        except BadCursor as error:
+            if not (last_event_id or isinstance(error, FutureCursor)):
+                raise
             with self._lock:
                 return self._gap("epoch")  # a stream answers with a reset what a pull answers with 400
         except Gap as gap:
             return gap
         return Batch((), position, self.cursor_at(position))
 
-    async def follow(self, position: int, closing: Closing) -> AsyncGenerator[Batch | Gap, None]:
+    async def follow(self, position: int, closing: Stop) -> AsyncGenerator[Batch | Gap, None]:
         """Everything later than `position`, as it comes, until `closing`. After a Gap it goes on from the head."""
         bell = self._bell()
         while not closing.is_set():
@@ -293,7 +312,7 @@ class Feed:
             position = news.position
             yield news
 
-    async def wait(self, position: int, closing: Closing) -> None:
+    async def wait(self, position: int, closing: Stop) -> None:
         """Return once something later than `position` is in the log, or `closing` is set."""
         bell = self._bell()
         # No hole between looking and waiting: a publish moves the head before it rings, and the bell
@@ -321,6 +340,14 @@ class Feed:
 
     def _gap(self, reason: Reason) -> Gap:
         return Gap(reason, self._head, self.cursor, self.cursor_at(self._head - len(self._log)))
+
+
+def note(files: dict[str, Known], update: Update) -> None:
+    """Do to a listing what the update says."""
+    if update.change == "deleted":
+        files.pop(update.path, None)
+    else:
+        files[update.path] = update.size, update.sha256
 
 
 def check_path(path: str) -> None:

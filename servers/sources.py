@@ -13,15 +13,19 @@ import hashlib
 import itertools
 import logging
 import random
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import watchfiles
 
 from servers.feed import Change, Feed
-from servers.tree import Edit, Tree, is_utf8
+from servers.limits import check_finite, check_whole
+from servers.tree import Edit, Tree, in_utf8
 
 RESCAN_MS = 5000  # without a hint for so long, the tree is looked at all the same
+DEBOUNCE_MS = 200  # what comes within so long is one hint
 PAUSE = 0.5  # seconds between two looks while the directory is missing, or while the system gives no hints
+LOOKS = 60  # without hints, until the system is asked for them again
+NOT_UTF8 = "Unable to decode path"  # watchfiles, of a name that it cannot tell
 
 log = logging.getLogger("servers")
 
@@ -32,8 +36,14 @@ def synthetic_edits(
     """An endless stream of edits over at most `files` paths, `rate` a second: Poisson arrivals, or `regular` ones.
 
     The same seed gives the same edits; `regular` moves their times only. With `payload` > 0 every added or
-    modified file has that many bytes and carries them inline.
+    modified file has that many bytes and carries them inline. At a `rate` of 0 there are none. Raises ValueError, when
+    the first is asked for, for a number that cannot be.
     """
+    check_finite(rate=rate)
+    check_whole(payload=payload)
+    check_whole(files=files, least=1)
+    if not rate:
+        return
     rng = random.Random(seed)
     living: list[str] = []
     at, born = 0.0, 0
@@ -72,9 +82,9 @@ async def watch(feed: Feed, tree: Tree) -> None:
     Each name that has to be left out is counted in `feed.skipped` and named in one log line. While the
     directory is missing nothing is published; what differs when it is back is.
     """
-    hint = asyncio.Event()
+    hints = Hints()
     listener: asyncio.Task[None] | None = None
-    listed: frozenset[str] = frozenset()
+    listed: Mapping[str, object] = {}
     named: dict[str, str] = {}
     missing = tree.abandoned = False
     try:
@@ -86,17 +96,17 @@ async def watch(feed: Feed, tree: Tree) -> None:
                     if listener is not None:
                         listener.cancel()
                     listed = tree.directories
-                    listener = group.create_task(listen(listed, hint))
+                    listener = group.create_task(hints.listen(listed))
                     await asyncio.sleep(0)  # it listens before the scan that follows: nothing falls in between
                 else:
-                    await hint.wait()
-                hint.clear()
+                    await hints.came.wait()
+                hints.came.clear()
                 try:
                     edits = await asyncio.to_thread(tree.scan)
                 except OSError as error:
                     if not missing:
                         log.warning("%s cannot be read (%s): waiting for it", tree.directory, error.strerror)
-                    missing, listed = True, frozenset()  # it may come back as another: listen anew
+                    missing, listed = True, {}  # it may come back as another: listen anew
                     continue
                 missing = False
                 for name, reason in tree.skipped.items():
@@ -110,33 +120,58 @@ async def watch(feed: Feed, tree: Tree) -> None:
         tree.abandoned = True  # a thread cannot be cancelled: one that hashes a huge file ends at the next chunk
 
 
-async def listen(directories: Collection[str], hint: asyncio.Event) -> None:
-    """Set `hint` whenever something may have changed in one of `directories`, and every RESCAN_MS in any case.
+class Hints:
+    """Says when to look again: `came` is set when something may have changed, and every RESCAN_MS in any case.
 
-    Each is watched by itself, since a recursive watch would follow symbolic links out of the tree. Returns
-    when one of them went or came, so that others have to be watched from then on.
+    Whatever the system, or the library that hears it, cannot do ends no watch: then the clock hints instead, and one
+    line says why.
     """
-    names = [name for name in directories if is_utf8(name)]  # elsewhere there is no file to announce
-    try:
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+        self.said = ""  # why the system gives none
+
+    async def listen(self, directories: Collection[str]) -> None:
+        """Hint until other directories have to be listened to, or the same ones anew."""
+        try:
+            await self.hear([name for each in directories if (name := in_utf8(each)) is not None])
+        except Exception as error:  # of any kind: a watch that ends leaves a server that has no news, and looks well
+            while isinstance(error, ExceptionGroup):  # watchfiles' own tasks put it into groups
+                error = error.exceptions[0]
+            if isinstance(error, FileNotFoundError):
+                await asyncio.sleep(PAUSE)  # one is gone already: the next scan says which
+            elif NOT_UTF8 in str(error):
+                await asyncio.sleep(DEBOUNCE_MS / 1000)  # the next scan names it, and what else came with it
+            else:
+                await self.by_the_clock(str(error) or repr(error))
+        self.came.set()
+
+    async def hear(self, names: Collection[str]) -> None:
+        """Hint as the system says. Each directory is watched by itself: a recursive watch would follow links out of
+        the tree, and where a name is not UTF-8 there is no file to announce.
+        """
+        if not names:
+            raise ValueError("the path of the directory is not UTF-8")
         changes = watchfiles.awatch(
             *names,
             recursive=False,
             watch_filter=None,
             step=20,
-            debounce=200,
+            debounce=DEBOUNCE_MS,
             rust_timeout=RESCAN_MS,
             yield_on_timeout=True,
         )
         async with contextlib.aclosing(changes):
             async for some in changes:
-                hint.set()
-                if any(kind is not watchfiles.Change.modified and name in directories for kind, name in some):
+                self.came.set()
+                if any(kind is not watchfiles.Change.modified and name in names for kind, name in some):
                     return
-    except FileNotFoundError:
-        await asyncio.sleep(PAUSE)  # one is gone already: the next scan says which
-        hint.set()
-    except (OSError, RuntimeError) as error:
-        log.warning("no hints from the system (%s): looking every %g s instead", error, PAUSE)
-        while True:
+
+    async def by_the_clock(self, reason: str) -> None:
+        """Hint every PAUSE seconds, for a while: then the system may be asked again."""
+        if reason != self.said:
+            log.warning("no hints from the system (%s): looking every %g s instead", reason, PAUSE)
+            self.said = reason
+        for _ in range(LOOKS):
             await asyncio.sleep(PAUSE)
-            hint.set()
+            self.came.set()

@@ -4,7 +4,7 @@
                                                      id: C                        (where the stream begins)
             ◀─ event: update / id: C' / data: {...}                               (for every update)
             ◀─ event: reset  / id: C' / data: {"reason": ...}                     (some are gone: list again)
-            ◀─ : heartbeat                                                        (a comment, when it is quiet)
+            ◀─ : heartbeat                                                        (a comment, every 15 s)
 
 The format is the WHATWG HTML standard's, section 9.2. A browser's EventSource remembers the last id and
 sends it back as Last-Event-ID when it reconnects by itself, after `retry` milliseconds.
@@ -24,13 +24,13 @@ HEARTBEAT_COMMENT = ServerSentEvent(comment="heartbeat", sep="\n")
 
 def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, source: Source | None = None) -> Service:
     """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms."""
-    app = Service("SSE", feed, path="/events", source=source)
+    app = Service("SSE", feed, path="/events", page="sse.html", heartbeat=heartbeat, source=source)
 
     @app.get("/events", response_class=EventSourceResponse)
     async def events(request: Request, after: str | None = None) -> Response:
         """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
         refuse_two_cursors(request)
-        opening = feed.opening(request.headers.get("last-event-id") or after)
+        opening = feed.opening(after, request.headers.get("last-event-id"))
 
         async def stream() -> AsyncIterator[bytes]:
             yield f"retry: {retry}\n\n".encode() + encode(opening)

@@ -61,8 +61,8 @@ class Tree:
     of more than `limit` bytes is left out and named in `skipped`. What matches one of the patterns of `ignore`
     is as if it were not there: a pattern without "/" is held against every part of a path (".git", "*.tmp"),
     another one against the path from its start ("build/*.o"; "*" matches "/" as well).
-    `directories` are the absolute names of the directories that were listed; setting `abandoned` ends a scan
-    that runs in another thread.
+    `directories` are those that were listed: absolute name to device and inode, since another may come to stand
+    under the same name. Setting `abandoned` ends a scan that runs in another thread.
     """
 
     def __init__(self, directory: Path, *, limit: float = math.inf, ignore: Iterable[str] = ()) -> None:
@@ -70,7 +70,7 @@ class Tree:
         self.directory, self.limit, self.ignore = directory, limit, tuple(ignore)
         self.files: dict[str, File] = {}
         self.skipped: dict[str, str] = {}
-        self.directories: frozenset[str] = frozenset()
+        self.directories: dict[str, tuple[int, int]] = {}
         self.abandoned = False
         self.scan()
 
@@ -82,10 +82,11 @@ class Tree:
         stays known.
         """
         top = os.path.realpath(self.directory)
-        before, files, skipped, directories = self.files, dict[str, File](), dict[str, str](), set[str]()
+        before, files, skipped = self.files, dict[str, File](), dict[str, str]()
+        directories: dict[str, tuple[int, int]] = {}
         self._walk(top, files, skipped, directories)
         Path(top).stat()  # moved away while it was being read, it would seem to be empty
-        self.files, self.skipped, self.directories = files, skipped, frozenset(directories)
+        self.files, self.skipped, self.directories = files, skipped, directories
         gone = [Edit(0.0, path, "deleted") for path in sorted(before.keys() - files.keys())]
         come = [
             Edit(0.0, path, "modified" if path in before else "added", file.size, file.sha256)
@@ -101,7 +102,7 @@ class Tree:
         FileNotFoundError too for what a scan passes over.
         """
         check_path(path)
-        parts = path.split("/")
+        parts = os.fsdecode(path.encode()).split("/")
         if any(self._ignores("/".join(parts[: n + 1]), part) for n, part in enumerate(parts)):
             raise FileNotFoundError(errno.ENOENT, "ignored")
         file = open_below(os.path.realpath(self.directory), parts)
@@ -122,13 +123,16 @@ class Tree:
         """Whether a pattern fits the path or, if it has no "/", its last part."""
         return any(fnmatch.fnmatchcase(path if "/" in pattern else name, pattern) for pattern in self.ignore)
 
-    def _walk(self, top: str, files: dict[str, File], skipped: dict[str, str], directories: set[str]) -> None:
+    def _walk(
+        self, top: str, files: dict[str, File], skipped: dict[str, str], directories: dict[str, tuple[int, int]]
+    ) -> None:
         ahead = [(top, "")]  # directories still to be listed, and what their paths begin with
         while ahead:
             if self.abandoned:
                 raise Abandoned
             directory, prefix = ahead.pop()
             try:
+                status = os.stat(directory)  # noqa: PTH116  # a Path for each directory costs more than the look
                 with os.scandir(directory) as entries:
                     found = list(entries)
             except OSError as error:
@@ -136,7 +140,7 @@ class Tree:
                     raise
                 self._leave_out(prefix, error, files, skipped)
                 continue
-            directories.add(directory)
+            directories[directory] = status.st_dev, status.st_ino
             for entry in found:
                 path = prefix + entry.name
                 if self._ignores(path, entry.name):
@@ -145,16 +149,17 @@ class Tree:
                     if entry.is_dir(follow_symlinks=False):
                         ahead.append((entry.path, f"{path}/"))
                     elif entry.is_file(follow_symlinks=False):
-                        if not is_utf8(path):
+                        name = in_utf8(path)
+                        if name is None:
                             skipped[repr(os.fsencode(path))[1:]] = "its name is not UTF-8"
                             continue
                         status = entry.stat(follow_symlinks=False)
                         if status.st_size > self.limit:
                             skipped[repr(path)] = f"it is larger than {self.limit:,} bytes"
                             continue
-                        known = self.files.get(path)
+                        known = self.files.get(name)
                         same = known and known.settled and known.identity == identity(status)
-                        files[path] = known if known and same else self._look(entry.path)
+                        files[name] = known if known and same else self._look(entry.path)
                 except OSError as error:
                     self._leave_out(path, error, files, skipped)
 
@@ -162,8 +167,9 @@ class Tree:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return  # gone since it was listed: another hint is on its way
         skipped[repr(path)] = error.strerror or type(error).__name__
+        name = in_utf8(path)
         for known, file in self.files.items():  # as far as anybody can tell, what was there still is
-            if known == path or (path.endswith("/") and known.startswith(path)):
+            if name is not None and (known == name or (name.endswith("/") and known.startswith(name))):
                 files[known] = file
 
     def _look(self, path: str) -> File:
@@ -220,10 +226,9 @@ def identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a name from the file system is UTF-8 (Python stands in lone surrogates for what is not)."""
+def in_utf8(name: str) -> str | None:
+    """A name from the file system, read as UTF-8 whatever the locale says; None when its bytes are not UTF-8."""
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return os.fsencode(name).decode()
+    except UnicodeDecodeError:
+        return None

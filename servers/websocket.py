@@ -11,6 +11,7 @@ rules; a refusal before the handshake is HTTP 403. CORS does not protect WebSock
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -18,16 +19,21 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
-from servers.feed import BATCH, BadCursor, Batch, Feed, Gap
+from servers.feed import BATCH, HEARTBEAT, BadCursor, Batch, Feed, Gap
 from servers.service import Service, Source, refuse_two_cursors
 
 GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, while writing
 
 
-def create_app(feed: Feed, *, allow_origins: Collection[str] = (), source: Source | None = None) -> Service:
-    """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example"."""
-    app = Service("WebSocket", feed, path="/ws", source=source)
+def create_app(
+    feed: Feed, *, allow_origins: Collection[str] = (), heartbeat: float = HEARTBEAT, source: Source | None = None
+) -> Service:
+    """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example".
+
+    A client that is silent is pinged each `heartbeat` (s), by what serves this.
+    """
+    app = Service("WebSocket", feed, path="/ws", page="websocket.html", heartbeat=heartbeat, source=source)
 
     @app.websocket("/ws")
     async def updates(socket: WebSocket, after: str | None = None) -> None:
@@ -55,20 +61,19 @@ class Connection:
 
     def __init__(self, app: Service, socket: WebSocket, position: int) -> None:
         self.app, self.socket = app, socket
-        self.position = self.told = position  # read so far; what the client knows of it
+        self.read = self.told = position  # so far: from the log; to the client, which is told less often
         self.prefixes: tuple[str, ...] = ("",)  # every path starts with ""
         self.turn = asyncio.Lock()  # a filter and the messages that obey it keep their order
 
     async def run(self, opening: Batch | Gap) -> None:
         """Serve until the client leaves or breaks the rules, or the server closes."""
         try:
-            try:
-                async with asyncio.TaskGroup() as both_ways:
-                    await self.greet(opening)
-                    both_ways.create_task(self.send_updates())
-                    await self.obey_filters()
-            except* BrokenRules as broken:
-                await self.socket.close(POLICY_VIOLATION, str(broken.exceptions[0]))
+            async with asyncio.TaskGroup() as both_ways:
+                await self.greet(opening)
+                both_ways.create_task(self.send_updates())
+                await self.obey_filters()
+        except* BrokenRules as broken:
+            await self.close(POLICY_VIOLATION, str(broken.exceptions[0]))
         except* LEFT:
             pass
 
@@ -79,34 +84,43 @@ class Connection:
             await self.socket.send_text(json.dumps({"type": "hello", "cursor": opening.cursor}))
 
     async def send_updates(self) -> None:
-        async for news in self.app.feed.follow(self.position, self.app.closing):
+        async for news in self.app.feed.follow(self.read, self.app.closing):
             async with self.turn:
                 await self.send(news)
-        await self.socket.close(GOING_AWAY)
+        await self.close(GOING_AWAY)
 
     async def send(self, news: Batch | Gap) -> None:
-        self.position = news.position
+        self.read = news.position
         if isinstance(news, Gap):
             self.app.traffic.resets += 1
             text = json.dumps({"type": "reset"} | news.as_dict())
         else:
-            if self.prefixes != ("",):
-                updates = tuple(u for u in news.updates if u.path.startswith(self.prefixes))
-                if not updates and news.position - self.told < BATCH:
-                    return  # the next message moves the client's cursor past what was filtered out
-                news = Batch(updates, news.position, news.cursor)
+            news = filtered(news, self.prefixes)
+            if not news.updates and self.read - self.told < BATCH:
+                return  # the next message moves the client's cursor past what was filtered out
             self.app.traffic.delivered += len(news.updates)
             text = news.encoded(updates_message)
-        self.told = news.position
+        self.told = self.read
         await self.socket.send_text(text)
 
     async def obey_filters(self) -> None:
         while True:
             number, prefixes = parse_filter(await self.socket.receive())
             async with self.turn:
-                self.prefixes, self.told = prefixes, self.position
-                cursor = self.app.feed.cursor_at(self.position)
+                self.prefixes, self.told = prefixes, self.read
+                cursor = self.app.feed.cursor_at(self.read)
                 await self.socket.send_text(json.dumps({"type": "filtered", "id": number, "cursor": cursor}))
+
+    async def close(self, code: int, reason: str = "") -> None:
+        with contextlib.suppress(*LEFT):  # a client that has left needs no farewell
+            await self.socket.close(code, reason)
+
+
+def filtered(batch: Batch, prefixes: tuple[str, ...]) -> Batch:
+    """The batch without what a client does not want; the same object, which others share, if it wants all."""
+    if prefixes == ("",):
+        return batch
+    return Batch(tuple(u for u in batch.updates if u.path.startswith(prefixes)), batch.position, batch.cursor)
 
 
 def parse_filter(message: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:

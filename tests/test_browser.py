@@ -4,6 +4,7 @@ The clients under test are the JavaScript of servers/pages.
 """
 
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -148,6 +149,45 @@ def test_long_polling_page_counts_the_servers_requests(tab: Tab) -> None:
     tab.shows("requests", 5)
     until(lambda: app.traffic.requests == 5 and app.traffic.held == 1)
     assert tab.number("empty") == 1
+
+
+def test_long_polling_page_does_not_spin_on_a_server_that_does_not_hold(tab: Tab) -> None:
+    """Empty answers that come at once, as from a server that is closing, are a second apart at least."""
+    app = long(Feed(epoch=EPOCH))
+    server = tab.serve(app)
+    tab.open(server)
+    until(lambda: app.traffic.held)
+    app.closing.close()
+    begun = app.traffic.requests
+    until(lambda: app.traffic.requests > begun)
+    start, before = time.monotonic(), app.traffic.requests
+    until(lambda: app.traffic.requests >= before + 3)
+    assert time.monotonic() - start > 2
+    app.closing.open()
+    until(lambda: app.traffic.held)
+    publish(app.feed, 1)
+    tab.shows("updates", 1)
+
+
+@pytest.mark.parametrize("create_app", [short, long])
+def test_a_pulling_page_heeds_retry_after(tab: Tab, create_app: Create) -> None:
+    """A page that is told when to come again does not come earlier, whatever the form of the answer."""
+    tab.allow(UNAVAILABLE)
+    app, asked = create_app(Feed(epoch=EPOCH)), list[float]()
+
+    async def full_at_first(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") == "/updates":
+            asked.append(time.monotonic())
+            if len(asked) == 1:
+                return await Response("<h1>Full</h1>", 503, {"Retry-After": "3"})(scope, receive, send)
+        return await app(scope, receive, send)
+
+    server = tab.serve(full_at_first)
+    tab.open(server)
+    assert asked[1] - asked[0] > 2.9
+    publish(app.feed, 1)
+    tab.shows("updates", 1)
+    app.closing.close()
 
 
 @every_model

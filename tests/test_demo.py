@@ -20,6 +20,7 @@ from servers.__main__ import build, main, parser
 from servers.background import serve
 from servers.demo import Controls, Demo
 from servers.feed import Feed
+from servers.models import MODELS
 from servers.sources import synthetic_edits
 from tests.support import (
     PATIENCE,
@@ -38,12 +39,7 @@ from tests.support_feed import READERS, client, read_until
 
 EPOCH = "e0e0"
 every_model = pytest.mark.parametrize("model", READERS)
-FOLLOW = {
-    "short-polling": functools.partial(clients.short_polling, interval=0.05),
-    "long-polling": clients.long_polling,
-    "websocket": clients.websocket,
-    "sse": clients.sse,
-}
+FOLLOW = clients.MODELS | {"short-polling": functools.partial(clients.short_polling, interval=0.05)}
 
 
 def create_app(feed: Feed | None = None, **options: Any) -> Demo:
@@ -167,10 +163,7 @@ async def test_controls_are_bounded_and_nothing_of_theirs_counts() -> None:
             assert counts(app, "short-polling")["up"] == 0
             metrics = (await client.get("/metrics")).text
     assert re.findall(r'^updates_requests_total\{model="(.+)"\} 0\.0$', metrics, re.M) == [
-        "short polling",
-        "long polling",
-        "WebSocket",
-        "SSE",
+        model.name for model in MODELS
     ]
     assert metrics.count("# TYPE updates_requests_total counter") == 1
     with pytest.raises(ValueError, match="up to 20 updates a second"):
@@ -232,6 +225,60 @@ async def test_a_watched_feed_has_no_rate() -> None:
                 assert answer.json()["detail"].startswith("the updates come from elsewhere")
             assert (await client.patch("/controls", json={"delay": 0.1})).json()["delay"] == 0.1
     assert feed.head == 1
+
+
+FOREIGN = {
+    "says whose page it is": {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+    "same site, another origin": {"Sec-Fetch-Site": "same-site", "Origin": "https://evil.example"},
+    "an old browser": {"Origin": "https://evil.example"},
+    "a page of a file": {"Origin": "null"},
+}
+
+
+@pytest.mark.parametrize("page", FOREIGN)
+@on_a_loop
+async def test_a_page_from_elsewhere_changes_nothing(page: str) -> None:
+    """It publishes nothing, cuts nobody and moves no control, though a browser lets it send a plain POST."""
+    app = create_app()
+    with serve(app) as server:
+        async with http(server, headers=FOREIGN[page] | {"Content-Type": "text/plain"}) as client:
+            for method, path in (
+                ("POST", "/updates"),
+                ("POST", "/leave?viewer=a"),
+                ("PATCH", "/controls"),
+                ("DELETE", "/connections"),
+            ):
+                answer = await client.request(method, path)
+                refused = {"detail": "a page from elsewhere controls nothing here"}
+                assert (answer.status_code, answer.json()) == (403, refused)
+            assert (await client.get("/state")).status_code == 200
+        assert (app.extra, app.cut.at) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, "own", "allowed"]
+)
+@on_a_loop
+async def test_its_own_page_and_programs_control_the_demo(headers: dict[str, str] | str) -> None:
+    """The page itself, a page that was allowed, and a program, which says nothing of pages, publish at once."""
+    app = create_app(allow_origins=["https://hub.example"])
+    with serve(app) as server:
+        if isinstance(headers, str):
+            headers = {"Origin": server.url if headers == "own" else "https://hub.example"}
+        async with http(server, headers=headers) as client:
+            assert (await client.post("/updates")).status_code == 204
+        await until(lambda: app.feed.head == 1)
+
+
+@on_a_loop
+async def test_a_page_that_leaves_says_which_it_is() -> None:
+    """Without a name, or with an empty one, nobody's connections are cut: programs have none."""
+    with serve(create_app()) as server:
+        async with http(server) as client:
+            for query in ("", "?viewer="):
+                answer = await client.post(f"/leave{query}")
+                assert answer.status_code == 400
+                assert answer.json()["detail"].startswith("viewer: ")
 
 
 @on_a_loop

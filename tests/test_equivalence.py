@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers.background import serve
-from servers.feed import Feed, Update
+from servers.feed import BATCH_BYTES, Feed, Update
 from servers.models import MODELS
 from servers.sources import synthetic_edits
 from servers.tree import Edit
-from tests.support_feed import Answer, read_until
+from tests.support_feed import READERS, Answer, read_until
 
 CREATE_APP = {model.slug: model.create_app for model in MODELS}
 
@@ -57,6 +57,29 @@ def test_every_model_tells_the_same_log(payload: int) -> None:
             for told, cursor in asyncio.run(read_all(urls, after, len(expected))).values():
                 assert told == on_the_wire(expected)
                 assert cursor == feed.cursor == updates[-1].cursor
+
+
+def test_what_an_answer_holds_is_bounded() -> None:
+    """However far behind a client is, no model makes it one answer of all: megabytes come as several, and complete."""
+    feed = Feed()
+    for number in range(60):
+        feed.publish(f"{number}", size=100_000, sha256="0" * 64, content=bytes(100_000))
+    most = 4 * BATCH_BYTES  # a full batch, the update that crosses the bound, and their envelope
+
+    async def sizes(model: str, url: str) -> list[int]:
+        seen, found = 0, []
+        async with asyncio.timeout(30), contextlib.aclosing(READERS[model](url, "0")) as answers:
+            async for updates, _ in answers:
+                seen += len(updates)
+                found.append(len(json.dumps(updates)))
+                if seen >= feed.head:
+                    break
+        assert seen == feed.head
+        return found
+
+    with all_models(feed) as urls:
+        for model, url in urls.items():
+            assert max(asyncio.run(sizes(model, url))) < most
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=12)

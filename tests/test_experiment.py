@@ -6,6 +6,7 @@ import dataclasses
 import html.parser
 import importlib
 import json
+import threading
 import time
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ import websockets
 from lab.bench.experiment import HTTP, ClientLog, ExperimentError, experiment, side_by_side
 from lab.bench.result import LIVE, VIRTUAL, Delivery, Publication, Request, Run, count, seconds, table
 from lab.bench.schedule import Schedule
+from lab.bench.trial import Trial
 from servers import file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, serve
 from servers.feed import Feed
@@ -97,7 +99,7 @@ def server() -> Iterator[Server]:
 
 def make_run(deliveries: list[Delivery], requests: list[Request] | None = None, **changes: Any) -> Run:
     """Two clients, three updates at 1, 2 and 3 s, numbered 11 to 13."""
-    published = [Publication(10 + n, float(n), n + 0.001 * n, f"file-{n}.txt") for n in (1, 2, 3)]
+    published = [Publication(10 + n, n - 0.001 * n, float(n), f"file-{n}.txt") for n in (1, 2, 3)]
     run = Run(
         model="SSE",
         label="SSE",
@@ -114,7 +116,7 @@ def make_run(deliveries: list[Delivery], requests: list[Request] | None = None, 
     return dataclasses.replace(run, **changes)
 
 
-COMPLETE = [Delivery(client, 10 + n, n + 0.001 * n + 0.25 * n) for n in (1, 2, 3) for client in (0, 1)]
+COMPLETE = [Delivery(client, 10 + n, n - 0.001 * n + 0.25 * n) for n in (1, 2, 3) for client in (0, 1)]
 
 
 class TestSchedule:
@@ -167,7 +169,7 @@ class TestRun:
         assert run.lost == run.duplicated == run.out_of_order == run.unexpected == 0
 
     def test_delays(self) -> None:
-        """Delays count from the real publication, not the planned one, to the first delivery."""
+        """Delays count from the planned publication, not the real one, to the first delivery."""
         run = make_run([*COMPLETE, Delivery(0, 11, 4.9)])
         assert run.delays == pytest.approx([0.25, 0.25, 0.5, 0.5, 0.75, 0.75])
         assert run.mean_delay == pytest.approx(0.5)
@@ -181,6 +183,31 @@ class TestRun:
         assert run.delay(0.51) == float("inf")
         assert make_run([]).delay(0.5) == float("inf")
         assert np.isnan(make_run([]).mean_delay)
+
+    def test_an_empty_run(self) -> None:
+        """Where nothing was published there is no delay, and nothing divides by 0: a row of the table has a dash."""
+        run = make_run([], published=[])
+        assert (run.expected, run.lost, len(run.delays), run.lateness) == (0, 0, 0, 0)
+        assert np.isnan(run.delay(0.5))
+        assert np.isnan(run.mean_delay)
+        assert "0/0 delivered, delay p50 -, p95 -" in repr(run)
+        assert repr(table([run])).splitlines()[-1].split()[-2:] == ["-", "-"]
+
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"floor": 0.03}, "the clients' loop was 30 ms late"),
+            ({"published": [Publication(11, 1.0, 1.5, "a")]}, "an update was published 500 ms late"),
+            ({"waited": 0.5}, "somebody waited for a CPU 50% of the time"),
+        ],
+    )
+    def test_too_busy(self, changes: dict[str, Any], why: str) -> None:
+        """A late loop, a late publication and a full machine each make a run busy, and its table says which it was."""
+        run = make_run(COMPLETE, **changes)
+        assert run.busy
+        assert run.busy_with == why
+        assert f"too busy for its delays to be believed ({why})" in repr(table([run]))
+        assert not make_run(COMPLETE).busy
 
     def test_duplicates_and_disorder(self) -> None:
         """A repeated delivery is a duplicate and not out of order; an overtaken one is out of order."""
@@ -243,8 +270,10 @@ class TestRun:
         assert found.count("td ") == 1 + 2 * (len(runs.head) - 1)
         assert "b " not in found
         caption, *lines = repr(runs).splitlines()
-        held = "held: the most requests that were open at once"
-        assert caption == f"LIVE and VIRTUAL: 2 clients each, 3 updates; {held}"
+        assert caption == (
+            "LIVE and VIRTUAL: 2 clients each, 3 updates; held: the most requests that were open at once; "
+            "delays count from the plan, the latest update was published 3 ms after it"
+        )
         assert len({len(line) for line in lines}) == 1
         assert [line.split()[0] for line in lines[1:]] == ["SSE", "a"]
         assert make_run(COMPLETE)._repr_html_().count("<tr>") == 2
@@ -387,22 +416,71 @@ class TestExperiment:
         assert run.lost == run.expected // 2 == 10
         assert run.end >= 0.5 + 0.3
 
-    def test_late_publication_is_seen(self, server: Server) -> None:
-        """When a client blocks the loop, the updates due then are late, not left out, and the run says how late."""
+    def test_a_stall_is_seen(self, server: Server) -> None:
+        """When a client blocks the loop again and again, updates are published in time all the same; those due in
+        the stall are as late as the loop, and the run is busy."""
 
-        async def block(url: str, log: ClientLog) -> None:
-            async with httpx.AsyncClient(base_url=url, **HTTP) as http:
-                cursor = log.cursor
+        async def stall(url: str, log: ClientLog) -> None:
+            listening = asyncio.create_task(poll(url, log))
+            try:
                 while True:
-                    cursor = await poll_once(http, log, cursor)
-                    if log.seen:
-                        time.sleep(0.3)  # noqa: ASYNC251  # the mistake that this test is about
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.3)
+                    time.sleep(0.6)  # noqa: ASYNC251  # the mistake that this test is about
+            finally:
+                listening.cancel()
+                await asyncio.wait({listening})
 
-        run = finish(experiment(server, block, Schedule.periodic(0.1, 1), clients=1))
+        run = finish(experiment(server, stall, Schedule.periodic(0.02, 6), clients=1))
         assert run.lost == 0
-        assert len(run.published) == 10
-        assert run.lateness > 0.1
+        assert len(run.published) == 300
+        assert run.delay(0.99) > 0.3, "published by the stalled loop and counted from there it would be some 50 ms"
+        assert run.floor > 0.2
+        assert run.busy
+        assert "the clients' loop was" in run.busy_with
+        late = sum(publication.at - publication.planned > 0.2 for publication in run.published)
+        assert late < 0.35 * 300, "on the stalled loop it would be 0.4 s of each 0.9"
+
+    def test_a_sender_that_cannot_keep_its_plan(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An update that goes out late is late from its planned moment on, and the run says how late it went out."""
+        publish = Feed.publish
+
+        def slowly(feed: Feed, *args: Any, **options: Any) -> Any:
+            time.sleep(0.3)
+            return publish(feed, *args, **options)
+
+        monkeypatch.setattr(Feed, "publish", slowly)
+        run = finish(experiment(server, poll, Schedule.at([0.1, 0.1, 0.1], 0.2), clients=1))
+        assert run.lateness >= 0.9
+        assert run.delays[-1] >= 0.9
+        assert "published" in run.busy_with
+
+    def test_the_sender_ends_with_the_experiment(self, server: Server) -> None:
+        """An experiment that is given up publishes nothing more, and leaves no thread behind."""
+        before = threading.active_count()
+
+        async def give_up() -> None:
+            async with asyncio.timeout(1.5):
+                await experiment(server, poll, Schedule.periodic(0.01, 60), clients=1, spread=0.0)
+
+        with pytest.raises(TimeoutError):
+            finish(give_up())
+        app: Any = server.app
+        head = app.feed.head
+        assert head > 0
+        time.sleep(0.1)
+        assert app.feed.head == head
+        assert threading.active_count() <= before
+
+    def test_a_sender_that_raises(self, server: Server) -> None:
+        """An update that the feed refuses ends the experiment with the feed's own words."""
+        with pytest.raises(ValueError, match="path"):
+            finish(experiment(server, poll, Schedule("wrong", 1, (Edit(0.1, "/etc", "modified", 1, "a"),)), clients=1))
+
+    def test_no_updates(self, server: Server) -> None:
+        """A schedule of rate 0 is an experiment like any other: requests, and no delay."""
+        run = finish(experiment(server, poll, Schedule.poisson(0, 0.3), clients=2, spread=0.1))
+        assert (run.expected, run.lost, run.wasted) == (0, 0, run.requests)
+        assert run.requests > 2
 
     def test_a_client_that_raises(self, server: Server) -> None:
         """A client's exception ends the experiment long before its schedule, with its number and its cause."""
@@ -488,6 +566,23 @@ class TestExperiment:
             finish(side_by_side([(server, poll), (other, poll)], SCHEDULE))
         with pytest.raises(TypeError, match=r"servers\.service\.Service"):
             finish(side_by_side([], SCHEDULE))
+
+
+def test_the_end_is_looked_for_at_a_price_that_does_not_grow() -> None:
+    """A client that never gets one of 20 000 updates is waited for, however long the grace, in a moment of CPU."""
+
+    async def all_but_one(url: str, log: ClientLog) -> None:
+        with log.request():
+            async with websockets.connect(f"ws://server/ws?after={log.cursor}", proxy=None, compression=None) as socket:
+                async for message in socket:
+                    for update in json.loads(message).get("updates", []):
+                        if update["seq"] != 10_000:
+                            log.deliver(update)
+
+    schedule = Schedule.periodic(0.001, 20)
+    run = Trial(websocket.create_app, all_but_one, schedule, grace=200).virtual()  # within run_virtual's minute
+    assert (run.expected, run.lost) == (20_000, 1)
+    assert run.end > 220
 
 
 def test_an_experiment_knows_what_its_server_coalesces() -> None:

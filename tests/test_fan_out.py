@@ -21,6 +21,7 @@ from lab.clients import Reset, Retry, Update
 from lab.clients.event_stream import EventStreamParser
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import file_updates, sse
+from servers.background import ServerError
 from servers.background import serve as serve_live
 from servers.fan_out import BACKLOG, WINDOW, FanOut
 from servers.feed import BATCH, Feed
@@ -52,6 +53,52 @@ def coalescing(feed: Feed) -> FileUpdates:
 
 def follow(url: str, cursor: str, retry: Retry) -> Any:
     return clients.sse(url, cursor, heartbeat=HEARTBEAT, retry=retry)
+
+
+FAILING = {"run": "round", "catch_up": "tell", "serve_alone": "tell"}
+
+
+@pytest.mark.parametrize("part", FAILING)
+@on_a_loop
+async def test_what_fails_is_broken_off(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stream stays open and silent: its clients see the end, come back, and are told all of it."""
+    feed = Feed(epoch="e")
+    app = plain(feed)
+    seen: list[list[str]] = [[], []]
+
+    async def read(number: int, cursor: str) -> None:
+        retry = Retry(base=0.01, cap=0.05)
+        async with contextlib.aclosing(clients.sse(server.url, cursor, retry=retry)) as stream:
+            async for news in stream:
+                assert isinstance(news, Update)
+                seen[number].append(news.path)
+
+    method = FAILING[part]
+    works, left = getattr(app.fan_out, method), [1]
+
+    async def fails_once(*given: Any) -> None:
+        if left and left.pop():
+            raise MemoryError("once")
+        await works(*given)
+
+    feed.publish("old")
+    server = await asyncio.to_thread(serve_live, Alone(app) if part == "serve_alone" else app)
+    if part == "catch_up":
+        monkeypatch.setattr(app.fan_out, method, fails_once)
+    reading = [asyncio.create_task(read(number, "e-0")) for number in range(2)]
+    try:
+        await until(lambda: seen == [["old"]] * 2)
+        monkeypatch.setattr(app.fan_out, method, fails_once)
+        for name in ("a", "b", "c"):
+            feed.publish(name)
+            await until(lambda: all(len(paths) == feed.head for paths in seen))
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.wait(reading)
+    assert seen == [["old", "a", "b", "c"]] * 2
+    with pytest.raises(ServerError, match="a stream of events failed: once"):
+        await asyncio.to_thread(server.stop)
 
 
 both = pytest.mark.parametrize("make", [plain, coalescing])
@@ -531,7 +578,7 @@ async def test_a_live_stop_drains() -> None:
 
 @on_a_loop
 async def test_http_1_0_and_head_take_the_slow_path() -> None:
-    """An old client is served all the same, by ordinary sends; a HEAD is refused as for any stream."""
+    """An old client is served all the same, by ordinary sends; a HEAD gets the head, and no stream."""
     feed = Feed(epoch="e")
     app = coalescing(feed)
     with serve_live(app) as server:
@@ -542,7 +589,7 @@ async def test_http_1_0_and_head_take_the_slow_path() -> None:
             assert b"event: update" in await raw.read_until(b'"seq":1')
             assert not app.fan_out.fast
         async with httpx.AsyncClient(trust_env=False) as client:
-            assert (await client.head(f"{server.url}/events")).status_code == 405
+            assert (await client.head(f"{server.url}/events")).status_code == 200
 
 
 @on_a_loop
@@ -552,4 +599,4 @@ async def test_bad_cursors_are_refused() -> None:
         async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
             assert (await client.get("/events", params={"after": "x"})).status_code == 400
             assert (await client.get("/events?after=0&after=1")).status_code == 400
-            assert (await client.get("/events", headers={"Last-Event-ID": "x"})).status_code == 400
+            assert (await client.get("/events", params={"after": "x"})).status_code == 400

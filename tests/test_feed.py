@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from servers import feed as feed_module
-from servers.feed import BadCursor, Batch, Change, Feed, FutureCursor, Gap, Update, check_path
+from servers.feed import BATCH_BYTES, BadCursor, Batch, Change, Feed, FutureCursor, Gap, Update, check_path
 from servers.service import Closing
 
 LIMIT = 30.0  # seconds until a wait in these tests is given up
@@ -370,6 +370,34 @@ def test_an_answer_has_a_fixed_number_of_updates_at_most() -> None:
     feed = filled(1200)
     assert [len(feed.read(position).updates) for position in (0, 500, 1000, 1200)] == [500, 500, 200, 0]
     assert feed.read(0).cursor == "e-500"
+
+
+def test_an_answer_has_a_fixed_number_of_bytes_at_most() -> None:
+    """Large updates fill a batch sooner: with the one that brings it to the bound, so that a reader knows."""
+    feed = Feed(epoch="e")
+    for _ in range(30):
+        feed.publish("a", content=bytes(50_000))
+    seen = position = 0
+    while position < feed.head:
+        batch = feed.read(position)
+        size, position, seen = sum(len(u.json) for u in batch.updates), batch.position, seen + len(batch.updates)
+        assert size - len(batch.updates[-1].json) < BATCH_BYTES
+        assert size >= BATCH_BYTES or position == feed.head
+    assert seen == feed.head
+    feed.publish("huge", content=bytes(2 * BATCH_BYTES))
+    assert len(feed.read(position).updates) == 1
+
+
+def test_files_are_remembered_only_where_a_listing_is_asked_for() -> None:
+    """A feed that nobody lists is bounded by its history; one that is listed knows every file from then on."""
+    feed = Feed(epoch="e", history=3)
+    for number in range(100):
+        feed.publish(f"{number}", size=number)
+    assert len(feed.listing()[1]) == 3  # what the history still knew
+    feed.publish("98", "deleted")
+    for number in range(100, 110):
+        feed.publish(f"{number}", size=number)
+    assert feed.listing() == (111, {f"{n}": (n, None) for n in (97, 99, *range(100, 110))})
 
 
 def test_publishing_from_many_threads_gives_every_update_its_own_number(eager_threads: None) -> None:

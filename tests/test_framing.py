@@ -38,3 +38,16 @@ def test_the_overhead_steps_where_the_length_field_grows(size: int, added: int) 
     """It is 2 bytes up to 125, 4 up to 65535, 10 from there on; a client's mask is 4 more."""
     assert framing.overhead(size) == added
     assert framing.overhead(size, masked=True) == added + 4
+
+
+@pytest.mark.parametrize("size", EDGES)
+@pytest.mark.parametrize("key", [None, KEY])
+def test_what_is_framed_can_be_read_again(size: int, key: bytes | None) -> None:
+    """`frames` reads back payload, mask and sizes of a message of any length from either side, and stops at a cut."""
+    payload = bytes(n % 251 for n in range(size))
+    data = framing.frame(payload, key) + framing.frame(b"bye", key, opcode=8)
+    message, farewell = framing.frames(data)
+    assert (message.payload, message.masked, message.opcode) == (payload, key is not None, 1)
+    assert message.size == len(framing.frame(payload, key)) == size + framing.overhead(size, masked=key is not None)
+    assert (farewell.fin, farewell.opcode, farewell.payload) == (True, 8, b"bye")
+    assert list(framing.frames(data[:-1])) == [message]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -93,6 +94,43 @@ def test_the_imitation_refuses_what_it_does_not_know() -> None:
         intermediary("http://127.0.0.1:1", "gzip on; proxy_cache on;", imitate=True),
     ):
         pass
+
+
+@both
+def test_behind_it_nobody_is_a_bad_gateway(imitate: bool) -> None:
+    """A request for a server that is not there is answered by 502."""
+    with serve(create_app(Feed())) as server:
+        url = server.url
+    with intermediary(url, imitate=imitate) as between:
+        assert httpx.get(between.url, trust_env=False).status_code == 502
+
+
+ENDED_EARLY = """
+import asyncio
+import httpx
+from lab.proxies import intermediary
+from servers import sse
+from servers.background import serve
+from servers.feed import Feed
+
+async def leave_while_it_streams():
+    async with httpx.AsyncClient(trust_env=False) as http:
+        with serve(sse.create_app(Feed())) as server, intermediary(server.url, imitate=True) as between:
+            request = http.build_request("GET", f"{between.url}/events")
+            streams = [await http.send(request, stream=True) for _ in range(3)]
+        for stream in streams:
+            await stream.aclose()
+
+asyncio.run(leave_while_it_streams())
+"""
+
+
+def test_an_imitation_that_ends_with_streams_open_says_nothing() -> None:
+    """Connections that are open when the block ends are closed without a word on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED_EARLY], capture_output=True, text=True, timeout=3 * PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @both

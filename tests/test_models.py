@@ -14,7 +14,7 @@ from servers.models import COMPOSED, MODELS, SLUGS, UnknownModel, model
 from servers.service import PAGES
 from tests.support import on_a_loop
 
-NONE = "no model is called 'carrier-pigeon': there are short-polling, long-polling, websocket, sse, file-updates, demo"
+NONE = f"no model is called 'carrier-pigeon': there are {', '.join(SLUGS)}"
 
 
 def test_every_table_has_the_same_models() -> None:

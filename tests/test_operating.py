@@ -1,6 +1,6 @@
-"""What the README tells an operator is true: its unit starts the service, and behind its nginx all of it works by TLS.
+"""What the manual tells an operator is true: its unit starts the service, and behind its nginx all of it works by TLS.
 
-the unit's ExecStart ◀── HTTP ── a real nginx with the README's lines ◀── HTTPS ── the test, a mirror
+the unit's ExecStart ◀── HTTP ── a real nginx with the manual's lines ◀── HTTPS ── the test, a mirror
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from servers.file_updates import create_app
 from tests.support import PATIENCE, Events, command, ended, on_a_loop, until, url_of
 from tests.support_mirror import contents, files, sha256, write
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## Run it for real\n")[2].partition("\n## ")[0]
+MANUAL = (Path(__file__).parent.parent / "servers" / "README.md").read_text(encoding="utf-8")
+SECTION = MANUAL.partition("\n## Run it for real\n")[2].partition("\n## ")[0]
 TOKEN = "a-token-of-many-characters"
-behind_nginx = pytest.mark.skipif(not (nginx.installed() and shutil.which("openssl")), reason="needs nginx and openssl")
+behind_nginx = pytest.mark.skipif(not nginx.installed(), reason="needs nginx: apt-get install nginx")
 
 
 def block(language: str) -> str:
@@ -61,7 +61,7 @@ SERVICE = unit(block("ini"))["Service"]
 
 @contextlib.asynccontextmanager
 async def operated(folder: Path) -> AsyncIterator[tuple[str, Path]]:
-    """The URL of an nginx as in the README before the command of the unit, and the directory that is watched."""
+    """The URL of an nginx as in the manual before the command of the unit, and the directory that is watched."""
     directory, token = folder / "files", folder / "token"
     token.write_text(f"{TOKEN}\n")
     own = {"/srv/files": directory, "--port 8005": "--port 0", "%d/token": token}
@@ -82,11 +82,18 @@ async def operated(folder: Path) -> AsyncIterator[tuple[str, Path]]:
             server["rest"],
             options=server["options"],
             http="gzip on; gzip_types text/event-stream;",  # what holds a stream back, unless it asks not to be
-            files=nginx.certificate(folder),
+            files=certified(folder),
         ) as proxy:
             yield proxy.url, directory
         process.send_signal(signal.SIGTERM)  # as systemd does
         assert await ended(process) == (0, "", "")
+
+
+def certified(folder: Path) -> dict[str, bytes]:
+    """A certificate for an nginx, which is also a file in the folder, to be trusted."""
+    files = nginx.certificate()
+    (folder / "cert.pem").write_bytes(files["cert.pem"])
+    return files
 
 
 def https(url: str, folder: Path, **options: Any) -> httpx.AsyncClient:
@@ -135,7 +142,7 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
 
 @behind_nginx
 def test_through_tls_events_come_one_by_one_and_files_in_parts(tmp_path: Path) -> None:
-    """Behind the README's nginx an event arrives while the stream is open; conditions, ranges and token do as ever."""
+    """Behind the manual's nginx an event arrives while the stream is open; conditions, ranges and token do as ever."""
     write(tmp_path, "files/a.txt", "alpha")
 
     @on_a_loop
@@ -169,7 +176,7 @@ def tls_before(server: Server, folder: Path, directives: str) -> Iterator[str]:
     """The URL of an nginx that ends TLS before a server, with these directives in its location."""
     location = f"location / {{ proxy_pass {server.url}; {directives} }}"
     lines = f"ssl_certificate cert.pem; ssl_certificate_key key.pem; {location}"
-    with nginx.Nginx(lines, options="ssl", files=nginx.certificate(folder)) as proxy:
+    with nginx.Nginx(lines, options="ssl", files=certified(folder)) as proxy:
         yield proxy.url
 
 
@@ -233,6 +240,6 @@ def test_a_mirror_keeps_a_copy_through_tls(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_nginx_waits_longer_than_the_server_is_silent() -> None:
-    """The README's read timeout leaves room for more than two heartbeats."""
+    """The manual's read timeout leaves room for more than two heartbeats."""
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", block("nginx"))
     assert int(seconds) > 2 * HEARTBEAT

@@ -3,14 +3,16 @@
 import asyncio
 import math
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
 from lab.cost import processes
 from lab.cost.load import Load, RawClient, Socket, Stream, frames
-from lab.cost.processes import Line, Measured, ServerProcess, Window
+from lab.cost.processes import Line, Measured, ServerProcess, Window, measure
 from lab.proxies.wire import Wire
 from lab.theory import Resources, Units
 from servers import short_polling, websocket
@@ -66,7 +68,7 @@ async def test_a_quiet_poll_is_answered_304() -> None:
 @on_a_loop
 async def test_socket_answers_pings() -> None:
     """A WebSocket of the load stays connected for longer than a silent one would."""
-    with serve(websocket.create_app(Feed()), heartbeat=0.05) as server:
+    with serve(websocket.create_app(Feed(), heartbeat=0.05)) as server:
         load = Load("websocket", server.url)
         await load.connect(2)
         await until(lambda: load.beats >= 20)
@@ -130,9 +132,48 @@ def test_a_server_process_takes_flags_and_other_commands() -> None:
     """An option that is True is a flag; another module's server is started in the same way."""
     flag = ServerProcess("sse", rate=2, regular=True, poll_interval=0.5)
     assert flag.command[1:6] == ["-m", "servers", "sse", "--port", "0"]
-    assert flag.command[6:] == ["--rate=2.000000", "--regular", "--poll-interval=0.500000"]
+    assert flag.command[6:] == ["--rate=2", "--regular", "--poll-interval=0.5"]
+    assert ServerProcess("sse", regular=False, watch="my_files").command[6:] == ["--watch=my_files"]
     with ServerProcess("woken", module="lab.cost.ladder", rate=2) as server:
         assert server.url.startswith("http://127.0.0.1:")
+
+
+def test_a_server_process_takes_whole_numbers() -> None:
+    """A whole number is passed on as one, so that every option of the command line can be given."""
+    with ServerProcess("sse", seed=1, history=100, rate=1e-5) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+
+
+def test_a_chatty_server_is_listened_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says more than a pipe holds goes on all the same; of what it said the last lines are kept."""
+    said = tmp_path / "said"
+    (tmp_path / "chatty.py").write_text(
+        "import time\nprint('chatty at http://127.0.0.1:1', flush=True)\n"
+        "for n in range(20_000): print('line', n)\nprint(end='', flush=True)\n"
+        f"open({str(said)!r}, 'w').close()\ntime.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = ServerProcess("any", module="chatty")
+    with server:
+        deadline = time.monotonic() + 60
+        while not said.exists():
+            assert time.monotonic() < deadline, "it waits for somebody to read"
+            time.sleep(0.01)
+    assert list(server.said)[-1] == "line 19999\n"
+    assert len(server.said) < 100
+
+
+def test_an_unknown_model_is_nothing_to_measure() -> None:
+    """A model that is none is refused by name, not taken for another one; so is a load that cannot be."""
+    with pytest.raises(ValueError, match=r"^no model is called 'http-streaming': there are "):
+        Load("http-streaming", "http://127.0.0.1:80")
+    with pytest.raises(ValueError, match=r"^no model is called 'NDJSON': there are "):
+        asyncio.run(measure("NDJSON"))
+    with pytest.raises(ValueError, match="host and a port"):
+        Load("sse", "http://127.0.0.1")
+    for wrong in ({"interval": 0}, {"wait": math.inf}, {"talk": -1}):
+        with pytest.raises(ValueError, match=" is a number "):
+            Load("sse", "http://127.0.0.1:80", **wrong)
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
@@ -243,7 +284,7 @@ def test_a_long_poll_is_its_answer_without_the_update() -> None:
 @on_a_loop
 async def test_measure(model: str) -> None:
     """Each model is measured in processes of its own: its bytes exactly, its CPU time above nothing."""
-    result = await processes.measure(model, seconds=0.2, counts=(0, 5, 10))
+    result = await processes.measure(model, seconds=0.5, counts=(0, 5, 10))
     assert [w.connections for w in result.ramp] == [0, 5, 10]
     assert isinstance(result.units, Units)
     main = result.units.request if result.per == "requests" else result.units.delivery
@@ -252,7 +293,8 @@ async def test_measure(model: str) -> None:
     assert 100 < main.down < 500
     assert result.ramp[0].up == result.ramp[0].down == 0
     if model == "WebSocket":
-        assert (result.units.message.up, result.units.message.down) == (43, pytest.approx(55, abs=4))
+        assert 43 <= result.units.message.up < 2 * 43  # more than 43 if answers are on their way when it ends
+        assert result.units.message.down == pytest.approx(55, abs=4)
     if model == "short polling":
         assert 150 < result.units.delivery.down < 250
 

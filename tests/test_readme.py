@@ -1,5 +1,6 @@
 """Tests of README.md and its neighbours: the commands, the links, the table of notebooks, the public address."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "servers/README.md"]
+TWO_SCREENS = 100  # lines
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MINUTES = r"\d+(?: \+ \d+)?"  # for reading, and for the exercises
 ROW = re.compile(
@@ -34,7 +36,20 @@ def test_links_lead_somewhere(page: str) -> None:
     """Every link to a file of the repository finds it."""
     links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith("https://")]
-    assert [link for link in local if not (ROOT / link.partition("#")[0]).exists()] == []
+    assert [link for link in local if not ((ROOT / page).parent / link.partition("#")[0]).exists()] == []
+
+
+def test_it_ends_within_two_screens() -> None:
+    """The README is for readers of the course, and short; what an operator needs stands in servers/README.md."""
+    assert len(README.splitlines()) <= TWO_SCREENS
+
+
+def test_its_example_runs() -> None:
+    """The README's Python prints the one update that it publishes."""
+    [example] = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout.removeprefix("data: "))["path"] == "reports/q3.csv"
 
 
 def test_table_lists_every_notebook() -> None:

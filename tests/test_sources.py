@@ -13,6 +13,7 @@ import socket
 import stat
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -21,17 +22,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import watchfiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.virtual import run_virtual
+from servers import models as course
 from servers import sources
 from servers import tree as scanning
+from servers.background import serve
 from servers.feed import Batch, Feed
+from servers.models import COMPOSED, MODELS
 from servers.service import Closing
 from servers.sources import play, synthetic_edits, watch
 from servers.tree import Abandoned, Edit, File, Tree
 from tests.support import until
+from tests.support_feed import read_until
 
 LIMIT = 30.0  # seconds until a wait in these tests is given up
 NOBODY = 65534
@@ -256,7 +262,7 @@ def test_what_stands_there_at_the_first_look_is_no_edit(directory: Path) -> None
     tree = Tree(directory)
     assert {path: (file.size, file.sha256) for path, file in tree.files.items()} == state(directory)
     assert tree.scan() == []
-    assert tree.directories == {str(directory), str(directory / "sub")}
+    assert tree.directories.keys() == {str(directory), str(directory / "sub")}
 
 
 def test_create_modify_rename_and_delete(directory: Path) -> None:
@@ -872,6 +878,34 @@ def test_the_edits_of_a_scan_lead_to_what_stands_there(script: list[list[tuple[o
         assert tree.scan() == []
 
 
+def test_names_are_utf8_whatever_the_locale(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system's names are read as Latin-1, a file is announced, and opened, by the UTF-8 of its bytes."""
+    monkeypatch.setattr("servers.tree.os.fsencode", lambda name: str(name).encode("latin-1"))
+    monkeypatch.setattr("servers.tree.os.fsdecode", lambda name: bytes(name).decode("latin-1"))
+    for name in ("café", "日"):  # as Python has them there
+        (directory / name.encode().decode("latin-1")).write_text(name)
+    (directory / "caf\xe9").write_text("these bytes are no UTF-8")
+    tree = Tree(directory)
+    assert tree.files.keys() == {"café", "日"}
+    assert list(tree.skipped) == [r"'caf\xe9'"]
+    file, _ = tree.open("café")
+    with file:
+        assert file.read() == "café".encode()
+
+
+def test_another_directory_under_the_same_name_is_another(directory: Path) -> None:
+    """The directories of a scan differ when one was replaced: it must be listened to anew."""
+    tree = Tree(directory)
+    (directory / "sub").mkdir()
+    (directory / "new").mkdir()
+    tree.scan()
+    before = tree.directories
+    (directory / "sub").rename(directory.parent / "old")
+    (directory / "new").rename(directory / "sub")
+    tree.scan()
+    assert before[str(directory / "sub")] != tree.directories[str(directory / "sub")]
+
+
 # --- the watch ---
 
 
@@ -1089,14 +1123,112 @@ def test_a_directory_that_went_with_its_parent_is_listened_to_anew(
     assert len(warnings(caplog)) == 1
 
 
+def in_bytes(directory: Path, name: bytes) -> str:
+    """A name of these bytes in the directory, as the system's calls take it."""
+    return os.fsdecode(os.fsencode(directory) + b"/" + name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a name is Unicode")
+@pytest.mark.parametrize("model", [each.slug for each in (*MODELS, *COMPOSED) if each.path])
+def test_a_name_that_is_not_utf8_does_not_end_the_watch(model: str, directory: Path, hints_only: None) -> None:
+    """Whatever happens to such a name while it is watched, every client is told of what comes after it."""
+    bad, other, sub = (in_bytes(directory, name) for name in (b"caf\xe9", b"caf\xe8", b"d\xe9"))
+    script: list[Callable[[], object]] = [
+        lambda: Path(bad).write_text("new"),
+        lambda: Path(bad).write_text("changed"),
+        lambda: Path(bad).rename(other),
+        lambda: Path(sub).mkdir(),
+        lambda: Path(sub, "within").write_text("new"),
+        lambda: Path(other).unlink(),
+        lambda: shutil.rmtree(sub),
+    ]
+    feed = Feed(epoch="e0e0")
+    application = course.model(model).create_app(feed, source=lambda: watch(feed, Tree(directory)))
+    reader = "sse" if model == "file-updates" else model
+    with serve(application) as server:
+        (directory / "first").touch()
+        _, cursor = asyncio.run(read_until(reader, server.url, "0", bool))
+        for number, step in enumerate(script):
+            step()
+            (directory / f"after {number}").touch()
+            (told,), cursor = asyncio.run(read_until(reader, server.url, cursor, bool))
+            assert (told["path"], told["change"]) == (f"after {number}", "added")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a name is Unicode")
+def test_a_directory_whose_path_is_not_utf8_is_looked_at_by_the_clock(
+    directory: Path, hints_only: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its names cannot be had from what hears the system: it is looked at twice a second, and that is said."""
+    place = Path(in_bytes(directory, b"caf\xe9"))
+    place.mkdir()
+    asyncio.run(told_of_three(place))
+    assert warnings(caplog) == [
+        "no hints from the system (the path of the directory is not UTF-8): looking every 0.5 s instead"
+    ]
+
+
+async def told_of_three(directory: Path) -> None:
+    """Watch the directory, write a file into each of three new ones, and see each announced."""
+    feed, position, model = Feed(), 0, State()
+    async with watching(feed, Tree(directory)):
+        for number in range(3):  # each is listened to anew, for the directories are others
+            (directory / f"{number}").mkdir()
+            (directory / f"{number}/a").write_text("new")
+            position = await follow_until(feed, model, position, lambda: model == state(directory))
+
+
+FAILURES: dict[str, Callable[[], Exception]] = {
+    "within a group": lambda: ExceptionGroup("unhandled", [ExceptionGroup("again", [RuntimeError("it broke")])]),
+    "as it is": lambda: LookupError("it broke"),
+    "without a word": OverflowError,
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_whatever_fails_while_listening_does_not_end_the_watch(
+    failure: str, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody foresaw leaves a watch that looks twice a second, and one line that says why."""
+
+    async def awatch(*names: str, **options: object) -> AsyncIterator[object]:
+        yield set()
+        raise FAILURES[failure]()
+
+    monkeypatch.setattr(watchfiles, "awatch", awatch)
+    asyncio.run(told_of_three(directory))
+    reason = "OverflowError()" if failure == "without a word" else "it broke"
+    assert warnings(caplog) == [f"no hints from the system ({reason}): looking every 0.5 s instead"]
+
+
+def test_hints_are_asked_for_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that gives no hints for a while, since others use them all, is asked again later."""
+    monkeypatch.setattr(sources, "PAUSE", 0.001)
+    asked = 0
+
+    async def awatch(*names: str, **options: object) -> AsyncIterator[object]:
+        nonlocal asked
+        asked += 1
+        raise OSError("OS file watch limit reached")
+        yield
+
+    monkeypatch.setattr(watchfiles, "awatch", awatch)
+
+    async def body() -> None:
+        async with watching(Feed(), Tree(directory)):
+            await until(lambda: asked > 2)
+
+    asyncio.run(body())
+
+
 def test_listening_to_what_is_gone_ends_with_a_hint(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A directory that went after the scan that listed it is no trouble: look again, and listen anew."""
 
     async def body() -> None:
-        hint = asyncio.Event()
+        hints = sources.Hints()
         async with asyncio.timeout(LIMIT):
-            await sources.listen({str(directory), str(directory / "gone")}, hint)
-        assert hint.is_set()
+            await hints.listen({str(directory), str(directory / "gone")})
+        assert hints.came.is_set()
 
     asyncio.run(body())
     assert warnings(caplog) == []

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from lab.clients.event_stream import EventStreamParser
+from servers import models as course
 from servers.background import serve
 from servers.feed import Feed
 from servers.sse import create_app
@@ -147,17 +148,39 @@ async def test_a_stream_that_falls_off_the_history_is_reset_and_goes_on() -> Non
 
 @on_a_loop
 async def test_a_malformed_cursor_is_refused_in_one_sentence() -> None:
-    """In the query or in the header it is a 400, not a stream; only the future of this epoch is a reset."""
+    """In the query it is a 400, not a stream; only the future of this epoch is a reset."""
     with serve(create_app(feed_of(3))) as server:
         async with http(server) as client:
             for query in (query for name, query in BAD_CURSORS.items() if name != "from the future"):
                 answer = await client.get(f"/events?{query}")
                 assert answer.status_code == 400, query
                 assert 10 < len(answer.json()["detail"]) < 120
-            for header in (b"yesterday", b"e0e0-1, e0e0-2", b"\xff\xfe", b"a" * 5000):
-                answer = await client.get("/events", headers={b"Last-Event-ID": header})
-                assert answer.status_code == 400, header
-                assert 10 < len(answer.json()["detail"]) < 120
+
+
+FOREIGN_IDS = (b"yesterday", b"42", b"urn:uuid:5c0d", b"e0e0-1, e0e0-2", b"aaaaaaaa-3", b"\xff\xfe", b"a" * 5000)
+
+
+@pytest.mark.parametrize("model", ["sse", "file-updates", "demo"])
+@on_a_loop
+async def test_a_foreign_last_event_id_is_a_reset(model: str) -> None:
+    """Another server's id, of any form, is answered by a reset, which an EventSource survives, and news goes on."""
+    feed = feed_of(3)
+    place = "/sse/events" if model == "demo" else "/events"
+    options: dict[str, float] = {"rate": 0.0} if model == "demo" else {}
+    with serve(course.model(model).create_app(feed, **options)) as server:
+        async with http(server) as client:
+            for foreign in FOREIGN_IDS:
+                async with (
+                    asyncio.timeout(20),
+                    client.stream("GET", f"{place}?after=e0e0-1", headers={b"Last-Event-ID": foreign}) as answer,
+                ):
+                    assert answer.status_code == 200, foreign
+                    lines = answer.aiter_lines()
+                    got = [await anext(lines) for _ in range(6)]
+                    assert got[2:4] == ["event: reset", f"id: {feed.cursor}"], foreign
+                    assert json.loads(got[4].removeprefix("data: "))["reason"] == "epoch"
+                    feed.publish("later")
+                    assert await anext(lines) == "event: update"
 
 
 @on_a_loop

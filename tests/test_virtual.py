@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import datetime
 import functools
 import hashlib
 import inspect
+import math
 import os
 import random
 import re
@@ -21,7 +23,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
+import anyio
 import httpx
+import numpy as np
 import psutil
 import pytest
 import websockets
@@ -42,12 +46,19 @@ from lab.virtual import (
     run_virtual,
     serve,
 )
+from servers import long_polling
+from servers.feed import Feed
 
 D = 0.025  # the default link's delay
 WS = "ws://server/ws"
+taken = datetime.datetime  # as by `from datetime import datetime`
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+class Own(datetime.datetime):
+    """A class of one's own that inherits `now`."""
 
 
 def virtual(**options: Any) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
@@ -207,6 +218,55 @@ async def test_every_clock_of_the_time_module_is_the_virtual_one(net: Net) -> No
 
 
 @virtual()
+async def test_every_date_is_the_virtual_one(net: Net) -> None:
+    """What tells the date without being given a moment tells the virtual one, under whatever name it was taken."""
+    await asyncio.sleep(1.5)
+    moment = clock.EPOCH + 1.5
+    assert (time.gmtime(), time.localtime(), time.ctime()) == (
+        time.gmtime(moment),
+        time.localtime(moment),
+        time.ctime(moment),
+    )
+    assert time.asctime() == time.ctime(moment)
+    assert time.strftime("%F %T") == time.strftime("%F %T", time.localtime(moment))
+    assert (time.gmtime(0).tm_year, time.strftime("%Y", time.gmtime(0)), time.asctime(time.gmtime(0))[-4:]) == (
+        1970,
+        "1970",
+        "1970",
+    )
+    assert time.clock_gettime(time.CLOCK_REALTIME) == moment
+    assert time.clock_gettime_ns(time.CLOCK_REALTIME) == time.time_ns()
+    assert time.clock_gettime(time.CLOCK_MONOTONIC) == 1.5
+    for kind in (taken, Own):
+        assert kind.now() == kind.today() == kind.fromtimestamp(moment)
+        assert kind.now(datetime.UTC) == kind.now(tz=datetime.UTC) == kind.fromtimestamp(moment, datetime.UTC)
+        assert type(kind.now()) is kind
+    assert taken.utcnow() == datetime.datetime(2024, 11, 22, 20, 0, 1, 500000)
+    assert datetime.date.today() == taken.now().date()
+
+
+def test_dates_are_real_again_after_a_run_and_in_other_threads() -> None:
+    """A run takes nothing away from the class that it shares with everybody."""
+    seen: list[datetime.datetime] = []
+    asked, answered = threading.Event(), threading.Event()
+
+    def other() -> None:
+        assert asked.wait(60)
+        seen.append(taken.now())
+        answered.set()
+
+    async def main(net: Net) -> None:
+        asked.set()
+        answered.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    run_virtual(main)
+    thread.join()
+    assert all(abs(moment.timestamp() - time.time()) < 300 for moment in (*seen, taken.now(), Own.now()))
+
+
+@virtual()
 async def test_a_blocking_sleep_moves_the_clock_and_nothing_runs_meanwhile(net: Net) -> None:
     """time.sleep in a coroutine makes every timer of the loop late."""
     ticks = []
@@ -224,6 +284,8 @@ async def test_a_blocking_sleep_moves_the_clock_and_nothing_runs_meanwhile(net: 
     assert ticks == [1, 2, 5.5, 6.5]
     with pytest.raises(ValueError, match="non-negative"):
         time.sleep(-1)  # noqa: ASYNC251  # refused as by the real one
+    with pytest.raises(OverflowError, match="out of range"):
+        time.sleep(float("inf"))  # noqa: ASYNC251  # refused as by the real one
 
 
 @virtual()
@@ -271,10 +333,24 @@ def test_other_threads_keep_real_time_and_their_own_random_numbers() -> None:
 
 
 def test_randomness_follows_the_seed_and_is_left_as_it_was() -> None:
-    """random, secrets, uuid and os.urandom repeat with the seed, differ with another, and stay random outside."""
+    """random, secrets, uuid, os.urandom and numpy repeat with the seed, differ with another, and stay random outside.
+
+    So does a generator that is made, or seeded again, without a seed.
+    """
 
     async def main(net: Net) -> tuple[Any, ...]:
-        return random.random(), random.choice(range(10**9)), secrets.token_hex(8), uuid.uuid4(), os.urandom(4)
+        again = random.Random(3)
+        again.seed()
+        numpy = np.random.random(), np.random.sample(), np.random.default_rng().random(), np.random.RandomState().rand()
+        made = random.Random().random(), random.SystemRandom().random(), again.random()
+        return (
+            *(random.random(), random.choice(range(10**9)), secrets.token_hex(8), uuid.uuid4(), os.urandom(4)),
+            *(numpy + made),
+        )
+
+    async def seeded(net: Net) -> tuple[float, ...]:
+        np.random.seed(7)
+        return random.Random(3).random(), np.random.random(), np.random.RandomState(7).random()
 
     random.seed(5)
     first, second, other = run_virtual(main), run_virtual(main), run_virtual(main, seed=2)
@@ -282,13 +358,16 @@ def test_randomness_follows_the_seed_and_is_left_as_it_was() -> None:
     assert all(a != b for a, b in zip(first, other, strict=True))
     assert random.random() == random.Random(5).random()
     assert secrets.token_hex(8) != secrets.token_hex(8)
+    own, numpy, *same = run_virtual(seeded)
+    assert (own, [numpy]) == (random.Random(3).random(), same)
 
 
 def test_nothing_stays_patched() -> None:
     """After a run, even one that failed, every function is the original one."""
 
     def functions() -> list[Any]:
-        return [getattr(owner, name) for owner, name, _ in clock._replacements()]
+        replaced = [getattr(owner, name) for owner, name, _ in clock._replacements()]
+        return [*replaced, *(vars(datetime.datetime)[name] for name in ("now", "utcnow"))]
 
     async def main(net: Net) -> None:
         assert time.monotonic not in before
@@ -359,6 +438,19 @@ def test_a_deadlock_is_named_with_the_tasks_and_where_they_wait() -> None:
     assert lines[:2] == ["at 2.000 s nothing is ready and no timer is set", "tasks and where they wait:"]
     assert "main (test_virtual.py:" in lines[2]
     assert re.fullmatch(r"  lost one: forgotten \(test_virtual.py:\d+\) > wait \(locks.py:\d+\)", lines[3])
+
+
+@pytest.mark.parametrize("forever", [anyio.sleep_forever, lambda: asyncio.sleep(math.inf)])
+def test_a_sleep_for_ever_is_a_deadlock_at_once(forever: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A timer that never comes is none: the run ends when nothing else is left, and not after its wall limit."""
+
+    async def main(net: Net) -> None:
+        background = asyncio.create_task(forever())
+        await asyncio.sleep(1e17)
+        await background
+
+    with pytest.raises(VirtualDeadlock, match=r"^at 1\d{17}\.000 s nothing is ready and no timer ever comes"):
+        run_virtual(main, wall=50)
 
 
 def test_an_idle_server_is_no_reason_to_go_on() -> None:
@@ -937,11 +1029,14 @@ def test_tls_is_refused_by_name() -> None:
         lambda: Link().blackhole("left"),  # type: ignore[arg-type]  # the mistake that is tested
         lambda: Link().cut_after(1, "left"),  # type: ignore[arg-type]  # the mistake that is tested
         lambda: Link().cut_after(-1),
+        lambda: setattr(Link(), "delay", math.nan),
+        lambda: setattr(Link(), "window", 1.5),
     ],
 )
 def test_a_link_that_cannot_be_is_refused(wrong: Callable[[], object]) -> None:
-    """A negative time, certain loss, no rate, no window, an unknown way or a negative offset is a ValueError."""
-    with pytest.raises(ValueError, match=r"no such link|a way is|cannot cut"):
+    """A negative time, certain loss, no rate, no window, an unknown way or a negative offset is a ValueError, also
+    where it is assigned later."""
+    with pytest.raises(ValueError, match=r" is a (whole )?number|a way is"):
         wrong()
 
 
@@ -1406,5 +1501,36 @@ def test_runs_in_other_processes_with_other_hash_seeds_are_identical() -> None:
     assert len(set(digests)) == 1
 
 
+async def by_default(net: Net) -> list[Row]:
+    """Held requests on the long-poll server as it comes, whose holds it draws without a seed."""
+
+    async def follow() -> None:
+        async with browser(timeout=None) as http:
+            cursor = "0"
+            while True:
+                answer = await http.get("/updates", params={"after": cursor, "wait": 3})
+                cursor = answer.json()["cursor"]
+
+    feed = Feed()
+    async with serve(long_polling.create_app(feed)):
+        clients = [asyncio.create_task(follow()) for _ in range(2)]
+        for number in range(3):
+            await asyncio.sleep(7)
+            feed.publish(f"{number}", "added", size=1, sha256="ab")
+        for client in clients:
+            client.cancel()
+        await asyncio.wait(clients)
+    assert net.transcript is not None
+    assert len(net.transcript) > 30
+    return net.transcript
+
+
+def test_the_default_long_poll_server_repeats_itself() -> None:
+    """Twenty runs of one seed are one run, to the byte, though the server itself was given no seed."""
+    first = run_virtual(by_default)
+    assert all(run_virtual(by_default) == first for _ in range(19))
+    assert run_virtual(by_default, seed=2) != first
+
+
 if __name__ == "__main__":
-    print(hashlib.sha256(repr(run_everything()).encode()).hexdigest())
+    print(hashlib.sha256(repr([run_everything(), run_virtual(by_default)]).encode()).hexdigest())

@@ -25,7 +25,7 @@ from fastapi.responses import StreamingResponse
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
-from lab.proxies.wire import WINDOW, Connection, Row, Way, Wire
+from lab.proxies.wire import WINDOW, Way, Wire, WireConnection, WireRow
 from servers.background import serve
 
 LIMIT = 20.0  # seconds: no wait is longer
@@ -56,7 +56,7 @@ class Link:
     listener: socket.socket
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> WireConnection:
         return self.wire.connections[0]
 
     def towards(self, way: Way) -> tuple[socket.socket, socket.socket]:
@@ -183,21 +183,23 @@ def test_the_url_is_that_of_the_target_at_the_address_of_the_wire(target: str, u
 
 
 def test_a_wire_refuses_what_it_cannot_do() -> None:
-    """A target without a port, a negative delay, a rate of zero, an unknown way and a negative count are errors."""
+    """A target without a port, a negative delay, a rate of 0, an unknown way, a negative count: errors, at any time."""
     threads = threading.active_count()
     for target in ("http://127.0.0.1", "127.0.0.1", ":80", ""):
         with pytest.raises(ValueError, match=r"^a wire needs a target with a host and a port, not "):
             Wire(target)
     for delay, jitter, rate in ((-1.0, 0.0, 1.0), (0.0, -1.0, 1.0), (0.0, 0.0, 0.0), (math.nan, 0.0, 1.0)):
-        with pytest.raises(ValueError, match=r"^a wire needs delay >= 0, jitter >= 0 and rate > 0, not "):
+        with pytest.raises(ValueError, match=r"^(delay|jitter|rate) is a number (from 0 up|above 0), not "):
             Wire("127.0.0.1:9", delay=delay, jitter=jitter, rate=rate)
     assert threading.active_count() == threads
     with Wire("127.0.0.1:9") as wire:
         for act in (wire.blackhole, wire.stall, wire.resume):
             with pytest.raises(ValueError, match=r"^a way is 'up' or 'down', not 'left'$"):
                 act("left")  # type: ignore[arg-type]  # the point of the test
-        with pytest.raises(ValueError, match=r"^cannot cut after -1 bytes$"):
+        with pytest.raises(ValueError, match=r"^bytes before a cut is a whole number from 0 up, not -1$"):
             wire.cut_after(-1)
+        with pytest.raises(ValueError, match=r"^delay is a number from 0 up, not nan$"):
+            wire.delay = math.nan
 
 
 # --- what passes ---
@@ -312,7 +314,7 @@ def test_a_transcript_tells_what_passed_in_order() -> None:
         ]
         times = [before, link.connection.opened, *(row.time for row in rows), time.perf_counter()]
         assert times == sorted(times)
-        assert isinstance(rows[0], Row)
+        assert isinstance(rows[0], WireRow)
 
 
 def test_a_target_that_is_down_closes_the_connection_at_once() -> None:

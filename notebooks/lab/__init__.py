@@ -7,6 +7,6 @@ bench     what an experiment is: schedule, clients, trial, result
 virtual   the same servers and clients under a simulated clock and network
 proxies   what stands between: a cable under control, nginx and its imitation
 theory    the laws as closed forms, the simulation without sockets, the framing of WebSocket
-clients   the robust client of each model (python -m lab.clients)
 mirror    list, then watch: keeps a directory identical (python -m lab.mirror)
+clients   the robust client of each model (python -m lab.clients)
 """

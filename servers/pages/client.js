@@ -32,11 +32,30 @@ export function sleep(ms, signal) {
   });
 }
 
-/** Wait before another try: a random time below a limit that doubles with each failure ("full jitter"). */
-export async function backOff(failures, reason, signal, page) {
-  const ms = Math.random() * Math.min(LONGEST_PAUSE, 500 * 2 ** failures);
+/** Wait before another try: the seconds that the server asks for (Retry-After), and on top a random time below a limit
+ *  that doubles with each failure ("full jitter"). */
+export async function backOff(failures, reason, signal, page, asked = 0) {
+  const ms = 1000 * asked + Math.random() * Math.min(LONGEST_PAUSE, 500 * 2 ** failures);
   page.showState(`${reason}; trying again in ${(ms / 1000).toFixed(1)} s`);
   await sleep(ms, signal);
+}
+
+/** The JSON object of an answer; of an answer that is none, such as a proxy's page, an empty one. */
+export async function bodyOf(answer) {
+  const text = await answer.text();
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (answer.ok) throw error;
+    return {};
+  }
+}
+
+/** The seconds that an answer's Retry-After asks for (RFC 9110, section 10.2.3), an hour at most; 0 if it has none. */
+export function retryAfter(answer) {
+  const value = answer.headers.get("Retry-After") ?? "0";
+  const seconds = /^\d+$/.test(value) ? Number(value) : (Date.parse(value) - Date.now()) / 1000;
+  return Math.min(Math.max(seconds || 0, 0), 3600);
 }
 
 export function median(numbers) {

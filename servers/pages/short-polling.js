@@ -1,6 +1,6 @@
 // Short polling: ask, sleep, ask again. The server answers at once, news or not.
 
-import { backOff } from "./client.js";
+import { backOff, bodyOf, retryAfter } from "./client.js";
 
 let cursor = null;
 let etag = null; // of the last answer: with nothing new since, the server says 304 and sends no body
@@ -10,7 +10,7 @@ export async function client(signal, page) {
   cursor ??= page.after;
   let failures = 0;
   for (;;) {
-    const { status, body } = await ask(signal, page).catch(noAnswer);
+    const { status, body, pause } = await ask(signal, page).catch(noAnswer);
     page.answered();
     signal.throwIfAborted();
     if (status === 200) {
@@ -27,7 +27,7 @@ export async function client(signal, page) {
     } else {
       page.count("retries");
       failures += 1;
-      await backOff(failures, body.detail, signal, page);
+      await backOff(failures, body.detail ?? `answered ${status}`, signal, page, pause);
       continue;
     }
     failures = 0;
@@ -44,12 +44,12 @@ async function ask(signal, page) {
     cache: "no-store", // this client compares, not the browser's cache
     signal,
   });
-  const body = answer.status === 304 ? null : await answer.json();
+  const body = answer.status === 304 ? null : await bodyOf(answer);
   etag = answer.headers.get("ETag");
   interval = Number(answer.headers.get("X-Poll-Interval") ?? interval);
-  return { status: answer.status, body };
+  return { status: answer.status, body, pause: retryAfter(answer) };
 }
 
 function noAnswer(error) {
-  return { status: 0, body: { detail: error.message } };
+  return { status: 0, body: { detail: error.message }, pause: 0 };
 }

@@ -19,11 +19,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
+from lab.bench.schedule import MOST_BYTES, MOST_EDITS
+from servers.limits import check_finite, check_whole
+
 Kind = Literal["create", "modify", "same size", "rename", "delete"]
 Files = dict[str, str]  # paths to SHA-256
 
 KINDS: dict[Kind, float] = {"create": 0.15, "modify": 0.45, "same size": 0.15, "rename": 0.12, "delete": 0.13}
 BURST, WITHIN = 10, 0.05  # edits of one file in a row, and the seconds they take
+SMALLEST = 20  # bytes of a file
 FOLDERS = ("reports", "images", "notes", "notes/old")
 LOOK_PAUSE = 0.005  # seconds from one copy to the next: a reader in this process must leave it some time
 
@@ -57,12 +61,17 @@ def plan(
 ) -> Plan:
     """`edits` edits at random moments, of which `bursts` times BURST hit one file in a row; sizes in bytes, to `size`.
 
-    The number of files stays within a fifth of `files`.
+    The number of files stays within a fifth of `files`. Raises ValueError for a plan that cannot be.
     """
+    check_whole(edits=edits, most=MOST_EDITS)
+    check_whole(files=files, least=1, most=MOST_EDITS)
+    check_whole(bursts=bursts, most=edits // BURST)
+    check_whole(size=size, least=SMALLEST, most=MOST_BYTES // (edits + files))
+    check_finite(seconds=seconds, least=WITHIN)
     rng = random.Random(seed)
 
     def content(length: int = 0) -> bytes:
-        return rng.randbytes(length or rng.randint(20, size))
+        return rng.randbytes(length or rng.randint(SMALLEST, size))
 
     names = (f"{rng.choice(FOLDERS)}/file-{n:03}.bin" for n in range(1, files + edits + 1))
     start = {next(names): content() for _ in range(files)}
@@ -96,11 +105,13 @@ def plan(
             kind = "create"
         elif len(sizes) > 1.2 * files:
             kind = "delete"
+        if kind == "delete" and len(sizes) == 1:
+            kind = "modify"  # the last one stays: there is always something to edit
         edit(at, kind, next(names) if kind == "create" else path)
     return Plan(start, tuple(done), seconds)
 
 
-class Change(NamedTuple):
+class Standing(NamedTuple):
     """What stands at a path from a moment (`time.perf_counter()`, s) on: a SHA-256, or None for nothing."""
 
     at: float
@@ -115,7 +126,7 @@ class Original:
         """Write the files; the directory must be new, and a sibling of it is used for what is being written."""
         self.directory = directory
         self.beside = directory.with_name(f"{directory.name}.new")
-        self.changes: list[Change] = []
+        self.changes: list[Standing] = []
         directory.mkdir(parents=True)
         self.beside.mkdir()
         for path, content in files.items():
@@ -161,7 +172,7 @@ class Original:
 
     def _stands(self, path: str, sha256: str | None) -> None:
         """Say what is about to stand there: noted any later, a watcher could have seen it before its moment."""
-        self.changes.append(Change(time.perf_counter(), path, sha256))
+        self.changes.append(Standing(time.perf_counter(), path, sha256))
 
     def at(self, moment: float) -> Files:
         """What stood in the directory at a moment (`time.perf_counter()`, s)."""

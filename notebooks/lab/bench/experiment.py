@@ -7,27 +7,32 @@
 A client is an async function `client(url, log)`, written in the notebook. It says what it does as it
 does it: `with log.request():` around each request it makes, `log.deliver(update)` for each update it
 gets. All moments are `time.perf_counter()` readings of one process, so delays need no second clock. The
-sender never waits for a receiver: an update that could not be published in time goes out late, its
-delay counts from there, and the lateness is in the result.
+sender never waits for a receiver: LIVE it is a thread of its own, which a client that blocks the event loop does not
+block. An update that could not be published in time goes out late; its delay counts from the planned moment all the
+same, and the lateness is in the result. In virtual time nothing is late, and one thread does it all, repeatably.
 """
 
 import asyncio
 import dataclasses
 import random
-import ssl
+import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import httpx
 
-from lab.bench.metronome import metronome
+from lab.bench.metronome import Ticks, metronome
 from lab.bench.progress import progress
-from lab.bench.result import LIVE, Delivery, Publication, Request, Run, table
+from lab.bench.result import LIVE, Delivery, Publication, Request, Run, mode, table
 from lab.bench.schedule import Schedule
+from lab.clients.connections import tls
 from servers.feed import Feed
+from servers.limits import check_finite, check_whole
 from servers.service import Service
+from servers.tree import Edit
 
 __all__ = ["HTTP", "ClientLog", "ExperimentError", "Run", "Schedule", "experiment", "side_by_side", "table"]
 
@@ -35,19 +40,33 @@ START_LIMIT = 10.0  # seconds that the clients get to begin their first request
 END_LIMIT = 5.0  # seconds that cancelled clients get to end
 LEAD = 0.1  # seconds from everybody's readiness to the schedule's beginning
 TICK = 0.01  # seconds between two looks at a condition
+MOST_CLIENTS = 100_000  # of one model
 
 
-class _HttpOptions(TypedDict):
-    verify: ssl.SSLContext
-    trust_env: bool
-    timeout: httpx.Timeout
+class _HttpOptions(Mapping[str, Any]):
+    """The TLS context is built when a client first asks for it, and is then the one of all clients."""
+
+    def __init__(self) -> None:
+        self._options: dict[str, Callable[[], Any]] = {
+            "verify": tls,
+            "trust_env": lambda: False,  # no proxy between us and loopback
+            "timeout": lambda: httpx.Timeout(5, read=None),  # the default, 5 s, ends a held poll and a silent stream
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._options[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+    def __len__(self) -> int:
+        return len(self._options)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
 
 
-HTTP: _HttpOptions = {
-    "verify": ssl.create_default_context(),  # shared: each client would build its own, 30 to 70 ms at a time
-    "trust_env": False,  # no proxy between us and loopback
-    "timeout": httpx.Timeout(5, read=None),  # the default, 5 s, ends a held poll and a silent stream
-}
+HTTP = _HttpOptions()
 """Settings for every `httpx.AsyncClient(**HTTP)` of the course."""
 
 
@@ -82,6 +101,7 @@ class ClientLog:
         self.requests: list[Span] = []
         self.deliveries: list[tuple[int, float]] = []  # seq, moment
         self.seen: set[int] = set()
+        self.arrived = 0  # requests so far that reach the server sooner or later; one that failed may never do
         self.closed = False
 
     def request(self) -> "Span":
@@ -111,12 +131,14 @@ class Span:
         if self.log.closed:  # the observation is over: end here, between two requests
             raise asyncio.CancelledError
         self.log.requests.append(self)
+        self.log.arrived += 1
         self.start = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.end = time.perf_counter()
         self.failed = isinstance(error, Exception)
+        self.log.arrived -= self.failed
 
 
 Client = Callable[[str, ClientLog], Awaitable[None]]
@@ -161,8 +183,10 @@ async def side_by_side(
     `finite` says that the clients return by themselves, and that the run lasts until they have.
 
     Returns one Run per contender, in order. Raises ExperimentError, with the client's number, when a
-    client raises, does not begin a request in time, or does not end.
+    client raises, does not begin a request in time, or does not end; ValueError for a number that cannot be.
     """
+    check_whole(clients=clients, least=1, most=MOST_CLIENTS)
+    check_finite(spread=spread, grace=grace)
     feed = _shared_feed(contenders)
     groups = [_Group(server, client, clients, feed.cursor, seed) for server, client in contenders]
     rng = random.Random(seed)
@@ -172,7 +196,7 @@ async def side_by_side(
     followers = [group.follow(log, offsets[log.number]) for group in groups for log in group.logs]
     async with progress(spread + LEAD + schedule.seconds, repr(schedule)), metronome() as ticks:
         await _supervise(followers, bench.conduct)
-    return [group.run(bench, begin, offsets, ticks.floor) for group in groups]
+    return [group.run(bench, begin, offsets, ticks) for group in groups]
 
 
 class _Group:
@@ -198,8 +222,8 @@ class _Group:
         return counted - self.counted_before
 
     def arrived(self) -> int:
-        """The requests so far that reach the server sooner or later; one that failed may never do."""
-        return sum(not span.failed for log in self.logs for span in log.requests)
+        """The requests so far that reach the server sooner or later."""
+        return sum(log.arrived for log in self.logs)
 
     async def follow(self, log: ClientLog, offset: float) -> None:
         await asyncio.sleep(offset)
@@ -209,7 +233,7 @@ class _Group:
             name = f"client {log.number} ({self.traffic.model})"
             raise ExperimentError(f"{name} raised {type(error).__name__}: {error}") from error
 
-    def run(self, bench: "_Bench", begin: float, offsets: list[float], floor: float) -> Run:
+    def run(self, bench: "_Bench", begin: float, offsets: list[float], ticks: Ticks) -> Run:
         zero, end = bench.zero, bench.end
         before, after = self.bytes_before, self.bytes
         spans = [(log.number, span) for log in self.logs for span in log.requests]
@@ -217,10 +241,10 @@ class _Group:
         return Run(
             model=self.traffic.model,
             label=self.traffic.model,
-            mode=getattr(asyncio.get_running_loop(), "mode", LIVE),  # a virtual loop says so
+            mode=mode(),
             clients=len(self.logs),
             schedule=bench.schedule,
-            begin=begin + min(offsets, default=0.0) - zero,
+            begin=begin + min(offsets) - zero,
             end=end - zero,
             server_requests=self.server_requests,
             published=[Publication(seq, plan, at - zero, path) for seq, plan, at, path in bench.published],
@@ -233,7 +257,8 @@ class _Group:
             ),
             bytes_up=after["up"] - before["up"] if after and before else None,
             bytes_down=after["down"] - before["down"] if after and before else None,
-            floor=floor,
+            floor=ticks.floor,
+            waited=ticks.waited,
             coalescing=self.coalescing,
         )
 
@@ -257,7 +282,8 @@ class _Bench:
         self.zero = time.perf_counter() + LEAD
         await self.publish()
         await asyncio.sleep(self.zero + self.schedule.seconds - time.perf_counter())
-        await _until(lambda: self.is_over(following), self.grace)
+        waits = [_Wait(log, seqs) for group in self.groups for seqs in [self.wanted(group)] for log in group.logs]
+        await _until(lambda: self.is_over(following, waits), self.grace)
         for group in self.groups:
             for log in group.logs:
                 log.closed = True
@@ -265,10 +291,29 @@ class _Bench:
         self.end = time.perf_counter()
 
     async def publish(self) -> None:
+        if mode() != LIVE:
+            for edit in self.schedule.edits:
+                await asyncio.sleep(self.zero + edit.at - time.perf_counter())
+                self.accept(edit)
+            return
+        enough = threading.Event()
+        with ThreadPoolExecutor(1, "publisher") as sender:  # whose end waits for the thread
+            try:
+                await asyncio.get_running_loop().run_in_executor(sender, self.publish_in_time, enough)
+            finally:
+                enough.set()
+
+    def publish_in_time(self, enough: threading.Event) -> None:
+        """In a thread of its own, each edit at its moment, whatever the clients' loop is at; until it is `enough`."""
         for edit in self.schedule.edits:
-            await asyncio.sleep(self.zero + edit.at - time.perf_counter())
-            update = self.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content)
-            self.published.append((update.seq, edit.at, update.stamp, update.path))
+            while (early := self.zero + edit.at - time.perf_counter()) > 0:
+                if enough.wait(min(early, threading.TIMEOUT_MAX)):
+                    return
+            self.accept(edit)
+
+    def accept(self, edit: Edit) -> None:
+        update = self.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content)
+        self.published.append((update.seq, edit.at, update.stamp, update.path))
 
     async def all_have_begun(self) -> bool:
         """Wait until each client has asked and the servers have counted as much; say whether it came to that.
@@ -283,15 +328,27 @@ class _Bench:
     def all_are_counted(self) -> bool:
         return all(group.server_requests >= group.arrived() for group in self.groups)
 
-    def is_over(self, following: Sequence[asyncio.Task[None]]) -> bool:
+    def wanted(self, group: _Group) -> list[int]:
+        """The numbers of what each of its clients is to get, ascending: where it coalesces, the last of each file."""
+        newest = {path: seq for seq, _, _, path in self.published}
+        return sorted(newest.values()) if group.coalescing else [seq for seq, *_ in self.published]
+
+    def is_over(self, following: Sequence[asyncio.Task[None]], waits: "Sequence[_Wait]") -> bool:
         if all(task.done() for task in following):
             return True
-        if self.finite:
-            return False
-        everything = {seq for seq, *_ in self.published}
-        newest = set({path: seq for seq, _, _, path in self.published}.values())
-        wanted = [(newest if group.coalescing else everything, group.logs) for group in self.groups]
-        return all(seqs <= log.seen for seqs, logs in wanted for log in logs)
+        return not self.finite and all(wait.is_over() for wait in waits)
+
+
+class _Wait:
+    """Until one client has everything: each update is looked for once, the next only when the one before is there."""
+
+    def __init__(self, log: ClientLog, wanted: Sequence[int]) -> None:
+        self.log, self.wanted, self.there = log, wanted, 0
+
+    def is_over(self) -> bool:
+        while self.there < len(self.wanted) and self.wanted[self.there] in self.log.seen:
+            self.there += 1
+        return self.there == len(self.wanted)
 
 
 def _shared_feed(contenders: Sequence[tuple[Server, Client]]) -> Feed:
@@ -337,7 +394,8 @@ async def _supervise(
         raise failure
     if stuck:
         numbers = ", ".join(str(following.index(task)) for task in following if task in stuck)
-        raise ExperimentError(f"client {numbers} did not end within {END_LIMIT:g} s: does it catch CancelledError?")
+        hint = "does it catch CancelledError, or take long to leave an `async with`?"
+        raise ExperimentError(f"client {numbers} did not end within {END_LIMIT:g} s: {hint}")
 
 
 def _failure(task: asyncio.Task[None]) -> BaseException | None:

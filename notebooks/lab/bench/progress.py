@@ -5,24 +5,16 @@ Nothing is drawn when a machine executes the notebook: its page would keep a bar
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
-from IPython.core.getipython import get_ipython
-from tqdm.auto import tqdm
-
-from lab.bench.result import LIVE
-
-WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
+from lab.clients.terminal import WORTH_IT, watched
 
 
 @contextlib.asynccontextmanager
 async def progress(seconds: float, what: str) -> AsyncIterator[None]:
     """Show a bar that fills in `seconds` while the block runs, named `what`; none in virtual time, soon over."""
-    virtual = getattr(asyncio.get_running_loop(), "mode", LIVE) != LIVE  # and tqdm would start a thread in it
-    if virtual or seconds <= WORTH_IT or not watched():
+    if seconds <= WORTH_IT or not watched():
         yield
         return
     drawing = asyncio.create_task(_draw(seconds, what))
@@ -34,6 +26,8 @@ async def progress(seconds: float, what: str) -> AsyncIterator[None]:
 
 
 async def _draw(seconds: float, what: str) -> None:
+    from tqdm.auto import tqdm  # here: who needs no bar needs no tqdm, either
+
     begin = time.perf_counter()
     with tqdm(total=seconds, desc=what, leave=False, bar_format="{desc} {bar} {n:.0f} of {total:.0f} s") as bar:
         try:
@@ -43,11 +37,3 @@ async def _draw(seconds: float, what: str) -> None:
                 await asyncio.sleep(0.2)
         finally:
             bar.n = seconds  # an unfinished bar would turn red and stay
-
-
-def watched() -> bool:
-    """Whether somebody sits in front: at a terminal, or at a notebook that could also ask a question (`input()`)."""
-    shell: Any = get_ipython()
-    if not hasattr(shell, "get_parent"):
-        return sys.stderr.isatty()
-    return bool(shell.get_parent().get("content", {}).get("allow_stdin"))

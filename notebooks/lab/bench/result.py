@@ -5,20 +5,30 @@
 All times are seconds since the schedule began; what happened before, while the clients started, is negative.
 """
 
+import asyncio
 import html
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 from lab.bench.schedule import Schedule
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 LIVE, VIRTUAL = "LIVE", "VIRTUAL"
 BUSY = 0.02  # s; an idle machine keeps its loop's time to a few milliseconds
+FULL = 0.25  # of the time; somebody waiting for a CPU more often than that is a machine with too little of it
+
+
+def mode() -> str:
+    """Whether the running event loop lives in real time, LIVE, or in VIRTUAL time: a virtual loop says so."""
+    return str(getattr(asyncio.get_running_loop(), "mode", LIVE))
 
 
 class Publication(NamedTuple):
@@ -57,6 +67,7 @@ class Run:
     `coalescing` says that of several updates of one file the server may have sent only the last.
     `floor` (s) is the instrument's own: how late a metronome on the clients' event loop was, in the worst one of
     twenty ticks. A difference of delays below it says nothing. It is 0 in virtual time.
+    `waited` is the share of the time in which somebody on this machine, whoever, waited for a CPU.
     """
 
     model: str
@@ -74,6 +85,7 @@ class Run:
     bytes_down: int | None = None
     floor: float = 0.0
     coalescing: bool = False
+    waited: float = 0.0
 
     @property
     def duration(self) -> float:
@@ -105,7 +117,10 @@ class Run:
         return sum(map(self.is_open, self.all_requests))
 
     def requests_between(self, start: float, end: float) -> list[Request]:
-        """The requests made in [start, end) (s): what a law about a steady state is held against."""
+        """The requests made in [start, end) (s): what a law about a steady state is held against.
+
+        `requests` counts more: clients begin before 0, where the schedule does, and go on until all has arrived.
+        """
         return [request for request in self.all_requests if start <= request.start < end]
 
     @property
@@ -117,7 +132,7 @@ class Run:
     def held_peak(self) -> int:
         """The most requests that were open at one moment."""
         steps = [(request.start, 1) for request in self.all_requests] + [(r.end, -1) for r in self.all_requests]
-        return int(np.cumsum([step for _, step in sorted(steps)]).max(initial=0))
+        return max(accumulate(step for _, step in sorted(steps)), default=0)
 
     @property
     def expected(self) -> int:
@@ -150,7 +165,7 @@ class Run:
     @cached_property
     def first_deliveries(self) -> dict[tuple[int, int], float]:
         """(client, seq) to the moment (s) of its first delivery, for the updates of this run."""
-        ours = {publication.seq for publication in self.published}
+        ours = self._planned
         first: dict[tuple[int, int], float] = {}
         for client, seq, at in self.all_deliveries:
             if seq in ours:
@@ -165,8 +180,7 @@ class Run:
     @property
     def unexpected(self) -> int:
         """Deliveries of updates that are not of this run: something else published into the same feed."""
-        ours = {publication.seq for publication in self.published}
-        return sum(delivery.seq not in ours for delivery in self.all_deliveries)
+        return sum(delivery.seq not in self._planned for delivery in self.all_deliveries)
 
     @property
     def duplicated(self) -> int:
@@ -185,26 +199,58 @@ class Run:
         return late
 
     @cached_property
-    def delays(self) -> NDArray[np.float64]:
-        """Seconds from publication to first delivery, one for each delivery that came, in the order they came."""
-        published = {publication.seq: publication.at for publication in self.published}
-        return np.array([at - published[seq] for (_, seq), at in self.first_deliveries.items()])
+    def _planned(self) -> dict[int, float]:
+        """The number of each update of this run, and the moment (s) that it was planned for."""
+        return {publication.seq: publication.planned for publication in self.published}
+
+    @cached_property
+    def _delays(self) -> list[float]:
+        return [at - self._planned[seq] for (_, seq), at in self.first_deliveries.items()]
+
+    @cached_property
+    def _ascending(self) -> list[float]:
+        return sorted(self._delays)
+
+    @cached_property
+    def delays(self) -> "NDArray[np.float64]":
+        """Seconds from the *planned* publication to the first delivery, one for each that came, in the order they came.
+
+        From the planned one, because a machine that publishes late is late, too: counted from the real one, a stall
+        would hide the very delays that it causes ("coordinated omission", Gil Tene, "How NOT to Measure Latency").
+        """
+        import numpy as np  # for those who reckon with them: an experiment does without
+
+        return np.array(self._delays)
 
     def delay(self, q: float) -> float:
-        """The delay (s) that a share `q` of the *expected* deliveries did not exceed; infinite for the lost ones."""
-        delays = np.sort(self.delays)
-        rank = max(int(np.ceil(q * self.expected - 1e-9)), 1)
-        return float(delays[rank - 1]) if rank <= len(delays) else float("inf")
+        """The delay (s) that a share `q` of the *expected* deliveries did not exceed; infinite for the lost ones.
+
+        NaN where nothing was expected.
+        """
+        if not self.expected:
+            return math.nan
+        rank = max(math.ceil(q * self.expected - 1e-9), 1)
+        return self._ascending[rank - 1] if rank <= len(self._ascending) else math.inf
 
     @property
     def mean_delay(self) -> float:
         """The mean delay (s) of what arrived; NaN when nothing did."""
-        return float(self.delays.mean()) if len(self.delays) else float("nan")
+        return math.fsum(self._delays) / len(self._delays) if self._delays else math.nan
 
     @property
     def busy(self) -> bool:
         """Whether this machine had so much else to do that the delays of this run are not to be believed."""
-        return self.floor > BUSY
+        return bool(self.busy_with)
+
+    @property
+    def busy_with(self) -> str:
+        """What makes it so: the clients' loop was late, an update was published late, or the machine is full."""
+        reasons = {
+            f"the clients' loop was {seconds(self.floor)} late": self.floor > BUSY,
+            f"an update was published {seconds(self.lateness)} late": self.lateness > BUSY and self.mode == LIVE,
+            f"somebody waited for a CPU {self.waited:.0%} of the time": self.waited > FULL,
+        }
+        return ", ".join(reason for reason, holds in reasons.items() if holds)
 
     @property
     def lateness(self) -> float:
@@ -231,7 +277,7 @@ def count(number: int, noun: str) -> str:
 
 def seconds(value: float) -> str:
     """A duration as one would say it, two or three digits and the unit that suits: "1.2 ms", "252 ms", "4.03 s"."""
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         return "never" if value > 0 else "-"
     if abs(value) >= 0.9995:
         return f"{value:.3g} s" if abs(value) < 1000 else f"{value:,.0f} s"
@@ -252,8 +298,10 @@ class Table:
         if floor := max((run.floor for run in runs), default=0.0):
             self.caption += f"; no delay is told apart within {seconds(floor)}, the instrument's own floor"
         self.caption += "; held: the most requests that were open at once"
-        if any(run.busy for run in runs):
-            self.caption += ": this machine is too busy for its delays to be believed"
+        if late := max((run.lateness for run in runs if run.mode == LIVE), default=0.0):
+            self.caption += f"; delays count from the plan, the latest update was published {seconds(late)} after it"
+        if busy := next((run.busy_with for run in runs if run.busy), ""):
+            self.caption += f": this machine is too busy for its delays to be believed ({busy})"
         self.rows = [self._row(run) for run in runs]
 
     def _row(self, run: Run) -> tuple[str, ...]:

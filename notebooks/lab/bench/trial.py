@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lab.bench.experiment import Client, experiment
+from lab.bench.experiment import MOST_CLIENTS, Client, experiment
 from lab.bench.result import Run
 from lab.bench.schedule import Schedule
 from lab.proxies.wire import Way, Wire
@@ -18,6 +18,7 @@ from lab.virtual import Link, Net, Served, run_virtual
 from lab.virtual import serve as serve_virtually
 from servers.background import serve
 from servers.feed import Feed
+from servers.limits import check_finite, check_whole
 from servers.service import Service
 
 
@@ -41,7 +42,10 @@ class Wired:
 
 @dataclass(frozen=True)
 class Trial:
-    """`clients` clients of the server that `make(feed)` gives, while `schedule` is published; see `experiment`."""
+    """`clients` clients of the server that `make(feed)` gives, while `schedule` is published; see `experiment`.
+
+    Raises ValueError for a number that cannot be.
+    """
 
     make: Callable[[Feed], Service]
     client: Client
@@ -51,6 +55,10 @@ class Trial:
     grace: float = 10.0
     seed: int = 1
     label: str | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(clients=self.clients, least=1, most=MOST_CLIENTS)
+        check_finite(spread=self.spread, grace=self.grace)
 
     async def live(self, *, delay: float = 0.0, jitter: float = 0.0, rate: float = math.inf) -> Run:
         """Over real sockets: `delay` s one way and up to `jitter` s more, `rate` bytes/s each way."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlsplit
 
+from servers.limits import check_finite, check_positive, check_whole
 from servers.models import model
 
 DELIVERY = b'"seq":'  # in every update, once, on every wire
@@ -28,6 +29,7 @@ class Load:
 
     `interval` (s) is how often a short-polling client asks, `wait` (s) how long a long poll may be held, `talk` (s)
     how often a WebSocket client says something: 0 is never. `up` and `down` are the bytes of TCP payload.
+    Raises UnknownModel, and ValueError for a model without raw clients and for a number that cannot be.
     """
 
     model: str
@@ -44,15 +46,19 @@ class Load:
     down: int = 0
     clients: "list[RawClient]" = field(default_factory=list)
 
-    async def connect(self, number: int) -> None:
-        """Open connections until there are `number`. Raises OSError when the server refuses one.
-
-        Of a model without raw clients ValueError, UnknownModel of none.
-        """
+    def __post_init__(self) -> None:
         known = model(self.model)
         if known.slug not in KINDS:
             raise ValueError(f"there are no raw clients of {known.name}")
-        kind = KINDS[known.slug]
+        if not urlsplit(self.url).port:
+            raise ValueError(f"raw clients need a URL with a host and a port, not {self.url!r}")
+        check_positive(interval=self.interval)
+        check_finite(wait=self.wait, talk=self.talk)
+
+    async def connect(self, number: int) -> None:
+        """Open connections until there are `number`. Raises OSError when the server refuses one."""
+        check_whole(number=number)
+        kind = KINDS[model(self.model).slug]
         host, _, port = urlsplit(self.url).netloc.rpartition(":")
         while len(self.clients) < number:
             _, client = await asyncio.get_running_loop().create_connection(lambda: kind(self), host, int(port))

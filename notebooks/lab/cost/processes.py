@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -22,13 +23,15 @@ import numpy as np
 import psutil
 
 from lab.bench.metronome import metronome
-from lab.bench.result import BUSY
+from lab.bench.result import BUSY, FULL
 from lab.cost.load import Load
 from lab.theory import Resources, Units
 from servers.feed import HEARTBEAT
+from servers.limits import check_positive
 from servers.models import model as find
 
 START_LIMIT = 20.0  # seconds until a server that says nothing is given up
+SAID = 20  # of the last lines that a server printed: what an error can tell
 SETTLE = 0.2  # seconds from the last handshake to a window
 COUNTS = (0, 30, 60, 100)  # connections
 QUIET = 1e-5  # updates per second: none, while we look
@@ -38,11 +41,13 @@ FAST = 0.1  # seconds between heartbeats where heartbeats are measured
 class ServerProcess:
     """`python -m servers MODEL` with these options, from the block's beginning to its end; `url` says where."""
 
-    def __init__(self, model: str, *, module: str = "servers", **options: float) -> None:
-        """Options are those of the command line: rate=5, heartbeat=1, and True for a flag: regular=True."""
-        words = [f"--{name}" if value is True else f"--{name}={value:f}" for name, value in options.items()]
+    def __init__(self, model: str, *, module: str = "servers", **options: float | str) -> None:
+        """Options are those of the command line: rate=5, heartbeat=1, and True for a flag, False for none."""
+        given = {name.replace("_", "-"): value for name, value in options.items() if value is not False}
+        words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
         self.model = model
-        self.command = [sys.executable, "-m", module, model, "--port", "0", *(word.replace("_", "-") for word in words)]
+        self.command = [sys.executable, "-m", module, model, "--port", "0", *words]
+        self.said: deque[str] = deque(maxlen=SAID)
 
     def __enter__(self) -> Self:
         """Return once it accepts connections; RuntimeError with what it said when it does not."""
@@ -52,11 +57,13 @@ class ServerProcess:
         with_a_limit.start()
         line = self.process.stdout.readline()
         with_a_limit.cancel()
+        self.said.append(line)
+        self.listener = threading.Thread(target=self.said.extend, args=(self.process.stdout,), daemon=True)
+        self.listener.start()  # a pipe that nobody reads blocks its writer after 64 KiB
         _, found, rest = line.partition(" at http://")
         if not found:
-            said = line + (self.process.communicate()[0] if self.process.poll() is not None else "")
             self.__exit__(None, None, None)
-            raise RuntimeError(f"no server for {self.model}: {said.strip() or 'it said nothing'}")
+            raise RuntimeError(f"no server for {self.model}: {''.join(self.said).strip() or 'it said nothing'}")
         self.url = f"http://{rest.split()[0]}"
         self.account = psutil.Process(self.process.pid)
         return self
@@ -69,7 +76,9 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.listener.join(5)  # it ends with the pipe, unless a grandchild holds that open
+        if not self.listener.is_alive():
+            self.process.stdout.close()
 
     @property
     def cpu(self) -> float:
@@ -87,7 +96,8 @@ class Window:
     """What one server process did in `seconds`, with so many `connections` open.
 
     `cpu` in seconds, `memory` in bytes at the end, `up` and `down` in bytes of TCP payload; the rest are counts.
-    `floor` (s) is how late a metronome on the measuring loop was, in the worst of twenty ticks.
+    `floor` (s) is how late a metronome on the measuring loop was, in the worst of twenty ticks, and `waited` the share
+    of the time in which somebody on this machine waited for a CPU.
     """
 
     connections: int
@@ -101,11 +111,12 @@ class Window:
     up: int
     down: int
     floor: float
+    waited: float = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether the machine had so much else to do that the window is not to be believed."""
-        return self.floor > BUSY
+        return self.floor > BUSY or self.waited > FULL
 
 
 async def windows(
@@ -136,6 +147,7 @@ COUNTED = ("requests", "deliveries", "beats", "messages", "up", "down")
 
 async def observe(server: ServerProcess, clients: Load, count: int, seconds: float) -> Window:
     """The window of so many seconds after so many connections are open. Raises RuntimeError when one is lost."""
+    check_positive(seconds=seconds)
     await clients.connect(count)
     await asyncio.sleep(SETTLE)
     async with metronome() as ticks:
@@ -146,7 +158,7 @@ async def observe(server: ServerProcess, clients: Load, count: int, seconds: flo
         counted = {name: getattr(clients, name) - n for name, n in zip(COUNTED, before, strict=True)}
     if clients.open != count:
         raise RuntimeError(f"{server.model}: {clients.open} of {count} connections are left")
-    return Window(count, took, used, server.memory, floor=ticks.floor, **counted)
+    return Window(count, took, used, server.memory, floor=ticks.floor, waited=ticks.waited, **counted)
 
 
 class Line(NamedTuple):
@@ -257,6 +269,8 @@ def _units(model: str, ramp: list[Window], extra: list[Window], cpu: Line, memor
         return Units(request, Resources(), held, request)  # one update in each answer: see `shared`
     delivery = Resources(slope, 0.0, full.down / full.deliveries)
     empty, beating = extra[:2]
+    if not beating.beats:
+        raise RuntimeError(f"{model}: no heartbeat came while its cost was measured: the machine is too busy")
     beat = beating.cpu - empty.cpu * beating.seconds / empty.seconds
     quiet = Resources(max(0.0, beat), beating.up, beating.down) * (1 / beating.beats / HEARTBEAT)
     message = Resources()

@@ -9,6 +9,7 @@ maps.py      the decision's figures
 words.py     what a figure of runs says: its title and its text, from the numbers
 page.py      what a notebook shows besides figures: a file's source, guesses beside results, claims
 embed.py     a live page inside a notebook
+streams.py   a stream cut into chunks, and held back by a proxy
 """
 
 from lab.figures.bars import request_bars
@@ -17,6 +18,7 @@ from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
 from lab.figures.maps import boundaries, decision_map, flip, slopes
 from lab.figures.page import Claims, Comparison, Source, claims
+from lab.figures.streams import cut_lines, proxy_lanes
 from lab.figures.style import GREY, INK, OTHER, STYLES, WIDTH, Picture, blank, show, style
 from lab.figures.timeline import MOST_UPDATES, timeline
 
@@ -36,12 +38,14 @@ __all__ = [
     "boundaries",
     "claims",
     "copy_age",
+    "cut_lines",
     "decision_map",
     "delay_ecdf",
     "embed",
     "flip",
     "law_and_points",
     "most_together",
+    "proxy_lanes",
     "request_bars",
     "shares",
     "show",

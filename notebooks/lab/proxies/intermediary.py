@@ -11,19 +11,17 @@ import asyncio
 import contextlib
 import math
 import re
-import shutil
 import ssl
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from lab.proxies import nginx
 
 BUFFER = 64 * 1024  # bytes that the imitation collects before it lets go of them
 LAST_CHUNK = b"\r\n0\r\n\r\n"  # the end of a body (RFC 9112, section 7.1); the connection stays open for the next one
+BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 IDLE = 60.0  # seconds, proxy_read_timeout's default
 LIMIT = 10.0  # seconds for its thread to start or to end
 KNOWN = re.compile(
@@ -45,18 +43,17 @@ class Between:
 def intermediary(target: str, directives: str = "", *, tls: bool = False, imitate: bool = False) -> Iterator[Between]:
     """A reverse proxy before the server at `target` (its URL) while the block runs.
 
-    `directives` stand in nginx's `location` block. With `tls` clients reach it by https, with a certificate that only
-    vouches for itself. Without nginx (for `tls`, openssl as well), or with `imitate`, a relay does what the directives
-    say; it raises ValueError for one that it does not know.
+    `directives` stand in nginx's `location` block. With `tls` clients reach it by https, with a certificate that
+    `verify` trusts and nothing else does. Without nginx, or with `imitate`, a relay does what the directives say; it
+    raises ValueError for one that it does not know.
     """
-    if nginx.installed() and not imitate and (shutil.which("openssl") or not tls):
+    if nginx.installed() and not imitate:
         location = f"location / {{ proxy_pass {target}; {directives} }}"
         if not tls:
             with nginx.Nginx(location) as server:
                 yield Between(server.url, nginx.version())
             return
-        with tempfile.TemporaryDirectory() as folder:
-            files = nginx.certificate(Path(folder))
+        files = nginx.certificate()
         lines = f"ssl_certificate cert.pem; ssl_certificate_key key.pem; {location}"
         with nginx.Nginx(lines, options="ssl", files=files) as server:
             trust = ssl.create_default_context(cadata=files["cert.pem"].decode())
@@ -82,17 +79,27 @@ class _Imitation:
             self.deaf |= bool(known["deaf"])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Relay one connection: what the client sends at once, what the server sends as the directives say."""
-        from_server, to_server = await asyncio.open_connection(self.target.hostname, self.target.port)
+        """Relay one connection until one of its ends, or the relay itself, goes."""
+        # asyncio of Python 3.11 takes a handler that was cancelled for a fault, and prints its traceback
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError), contextlib.closing(writer):
+            await self.relay(reader, writer)
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on what the client sends at once, what the server sends as the directives say."""
+        try:
+            from_server, to_server = await asyncio.open_connection(self.target.hostname, self.target.port)
+        except OSError:
+            if await reader.read(BUFFER):  # a connection that closes with something unread loses what it was sent
+                writer.write(BAD_GATEWAY)
+            return
         upward = asyncio.create_task(_copy(reader, to_server))
         downward = asyncio.create_task(self.answer(from_server, writer))
-        try:
-            await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            upward.cancel()
-            downward.cancel()
-            for end in writer, to_server:
-                end.close()
+        with contextlib.closing(to_server):
+            try:
+                await asyncio.wait({upward, downward}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                upward.cancel()
+                downward.cancel()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay what the server sends, until it ends or is silent for too long."""

@@ -29,8 +29,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, Literal, NamedTuple, ParamSpec, Self
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Self
 from urllib.parse import urlsplit
+
+from servers.limits import check_finite, check_positive, check_whole
 
 Way = Literal["up", "down"]  # up: from the client to the server
 Kind = Literal["OPEN", "DATA", "FIN", "RST"]  # OPEN: the target has accepted the connection
@@ -42,7 +44,7 @@ SEGMENT = 1460  # bytes that pass together when the rate is limited
 DEADLINE = 10.0  # seconds that another thread waits for the wire's
 
 
-class Row(NamedTuple):
+class WireRow(NamedTuple):
     """One line of a transcript: when something left the wire (`time.perf_counter()`), on which connection, and what."""
 
     time: float
@@ -53,7 +55,7 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Connection:
+class WireConnection:
     """One connection: its number from 1, its life (`time.perf_counter()`), the bytes passed on in each direction."""
 
     number: int
@@ -101,12 +103,10 @@ class Wire:
         parts = urlsplit(target if "//" in target else f"//{target}")
         if not (parts.hostname and parts.port):
             raise ValueError(f"a wire needs a target with a host and a port, not {target!r}")
-        if not (delay >= 0 and jitter >= 0 and rate > 0):
-            raise ValueError(f"a wire needs delay >= 0, jitter >= 0 and rate > 0, not {delay}, {jitter} and {rate}")
         self.target = (parts.hostname, parts.port)
         self.delay, self.jitter, self.rate, self.seed = delay, jitter, rate, seed
-        self.connections: list[Connection] = []
-        self.transcript: list[Row] | None = [] if transcript else None
+        self.connections: list[WireConnection] = []
+        self.transcript: list[WireRow] | None = [] if transcript else None
         self._live: dict[_End, None] = {}  # the ends that have an open transport
         self._connecting: set[asyncio.Task[None]] = set()
         self._blackholed: set[Way] = set()
@@ -121,6 +121,13 @@ class Wire:
         self._server = asyncio.run_coroutine_threadsafe(listen, self._loop).result(DEADLINE)
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.url = parts._replace(netloc=f"127.0.0.1:{self.port}").geturl().removeprefix("//")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("delay", "jitter"):
+            check_finite(**{name: value})
+        elif name == "rate":
+            check_positive(rate=value, infinite=True)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         passed = f"{self.bytes['up']} bytes up, {self.bytes['down']} down"
@@ -151,8 +158,7 @@ class Wire:
         when the first byte would have passed. A second call replaces the first.
         """
         _check(way)
-        if n_bytes < 0:
-            raise ValueError(f"cannot cut after {n_bytes} bytes")
+        check_whole(bytes_before_a_cut=n_bytes)
         self._budget[way] = n_bytes
 
     @_on_the_loop
@@ -198,7 +204,7 @@ class Wire:
     # What follows runs in the wire's thread.
 
     def _accept(self) -> "_End":
-        connection = Connection(len(self.connections) + 1, time.perf_counter())
+        connection = WireConnection(len(self.connections) + 1, time.perf_counter())
         self.connections.append(connection)
         client, server = _End(self, connection, "up"), _End(self, connection, "down")
         client.peer, server.peer = server, client
@@ -235,7 +241,7 @@ class _End(asyncio.Protocol):
     peer: "_End"
     transport: asyncio.Transport  # once made
 
-    def __init__(self, wire: Wire, connection: Connection, way: Way) -> None:
+    def __init__(self, wire: Wire, connection: WireConnection, way: Way) -> None:
         self.wire, self.connection, self.way = wire, connection, way
         self.flight: deque[tuple[float, Kind, bytes]] = deque()  # when due on the loop's clock, and what
         self.held = 0  # bytes in flight
@@ -384,7 +390,7 @@ class _End(asyncio.Protocol):
         else:
             self.connection.down += len(data)
         if self.wire.transcript is not None:
-            self.wire.transcript.append(Row(time.perf_counter(), self.connection.number, self.way, kind, data))
+            self.wire.transcript.append(WireRow(time.perf_counter(), self.connection.number, self.way, kind, data))
 
 
 def _check(*ways: Way) -> tuple[Way, ...]:

@@ -7,6 +7,7 @@ x = λT, the updates that one interval sees on average. All times are in seconds
 or numpy arrays where a curve is swept, and gives back what it was given.
 """
 
+from lab.theory import framing
 from lab.theory.cost import (
     HOLD,
     KEEP_ALIVE,
@@ -72,6 +73,7 @@ __all__ = [
     "aliased_delays",
     "beat_period",
     "crossing",
+    "framing",
     "interval_for",
     "jitter_delay_factor",
     "long_poll_or_push",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lab.theory.long_polling import long_polling_delay_quantile, long_polling_request_rate
-from lab.theory.numbers import Number
+from lab.theory.numbers import Number, law
 
 # What it costs: how much of each kind of work a client makes in a second, times what a unit of it costs. The first
 # is a law, the second is measured (lab.cost.processes), and what it comes to in money takes prices, which are yours.
@@ -102,6 +102,7 @@ class Work:
         return total
 
 
+@law
 def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0, hold: float = HOLD,
          upstream: Any = 0.0) -> Work:  # fmt: skip
     """What one client of a model makes its server do in a second: `rate` updates come, `upstream` messages go.
@@ -109,6 +110,8 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
     Short polling keeps its connection for KEEP_ALIVE seconds after each poll, so with a long `interval` (s) it holds
     one only for a part of the time. Streams are opened once: their handshakes are not counted.
     """
+    if model not in MODELS:
+        raise ValueError(f"there is no model {model!r}, only {', '.join(MODELS)}")
     one = rate * 0 + 1.0
     if model == SHORT:
         return Work(1 / interval * one, rate, np.minimum(1.0, KEEP_ALIVE / interval) * one, upstream)
@@ -117,17 +120,21 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
     return Work(rate * 0, rate, one, upstream)
 
 
+@law
 def interval_for(budget: Number, transit: float) -> Number:
     """(F - d)/0.95: the longest interval (s) that keeps 95 % of the updates within the budget F (s)."""
     return (budget - transit) / 0.95
 
 
+@law
 def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOLD) -> Any:
     """Whether 95 % of a model's updates can be no later than `budget` (s).
 
     A stream needs one transit; a long poll one to three, by its law; a poll an interval, and that no less than
     the round trip, because a client does not ask before it is answered.
     """
+    if model not in MODELS:
+        raise ValueError(f"there is no model {model!r}, only {', '.join(MODELS)}")
     transit = rtt / 2
     if model == SHORT:
         return interval_for(budget, transit) >= max(rtt, 1e-9)
@@ -139,6 +146,7 @@ def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOL
 # Where one choice becomes another. All amounts are prices of units, in any one currency: money, CPU seconds, bytes.
 
 
+@law
 def poll_or_push(request: float, poll_delivery: float, push_delivery: float, kept: float = 0.0) -> float:
     """λT at which a poll costs what pushing costs: (a + T·kept)/(b - b'); above it the poll is cheaper.
 
@@ -150,6 +158,7 @@ def poll_or_push(request: float, poll_delivery: float, push_delivery: float, kep
     return max(0.0, (request + kept) / (push_delivery - poll_delivery))
 
 
+@law
 def long_poll_or_push(request: float, poll_delivery: float, push_delivery: float, *, rtt: float, hold: float = HOLD,
                       kept: float = 0.0) -> float:  # fmt: skip
     """λ·RTT above which long polling is cheaper than pushing, because a request then brings several updates.
@@ -157,6 +166,8 @@ def long_poll_or_push(request: float, poll_delivery: float, push_delivery: float
     The root of a R(λ) + b'λ + kept = bλ, R the law of the requests; `kept` is what holding costs more per second.
     Infinite if b <= b', or if there is none below a million updates per round trip.
     """
+    if rtt == 0:
+        raise ValueError("without a round trip a long poll never brings several updates: rtt is a number above 0")
 
     def dearer(x: float) -> float:
         rate = x / rtt
@@ -165,6 +176,7 @@ def long_poll_or_push(request: float, poll_delivery: float, push_delivery: float
     return crossing(dearer, 1e-3, 1e6) if push_delivery > poll_delivery else math.inf
 
 
+@law
 def stream_or_socket(delivery: float, message: float, socket_delivery: float, socket_message: float,
                      kept: float = 0.0) -> float:  # fmt: skip
     """The messages up per update at which SSE and WebSocket cost the same; above it the WebSocket is cheaper.
@@ -177,6 +189,7 @@ def stream_or_socket(delivery: float, message: float, socket_delivery: float, so
     return max(0.0, (socket_delivery - delivery + kept) / (message - socket_message))
 
 
+@law
 def notify_or_inline(request: float, wanted: float, inflation: float = 4 / 3) -> float:
     """The size (bytes) from which on it is fewer bytes to announce a file than to send it along: w r/(i - w).
 
@@ -186,6 +199,7 @@ def notify_or_inline(request: float, wanted: float, inflation: float = 4 / 3) ->
     return wanted * request / (inflation - wanted) if wanted < inflation else math.inf
 
 
+@law
 def crossing(function: Callable[[float], float], low: float, high: float) -> float:
     """Where a function that is positive at `low` has become negative, found by halving on a logarithmic scale.
 

@@ -1,11 +1,56 @@
-"""What the laws share: numbers in, numbers out; arrays in, arrays out."""
+"""What the laws share: numbers in, numbers out; arrays in, arrays out; and what a number may be.
 
-from typing import Any, TypeVar
+@law ─▶ each argument is held against DOMAINS, by its name ─▶ the closed form, or a ValueError
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Number = TypeVar("Number", float, NDArray[np.float64])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NOT_BELOW_0 = ("from 0 up", lambda x: (x >= 0) & (x < math.inf))
+ABOVE_0 = ("above 0", lambda x: (x > 0) & (x < math.inf))
+SHARE = ("from 0 to 1", lambda x: (x >= 0) & (x <= 1))
+FINITE = ("that is finite", lambda x: (x > -math.inf) & (x < math.inf))
+
+DOMAINS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("transit", "rate", "gap", "pause", "x", "rtt", "upstream", "payload"), NOT_BELOW_0),
+    **dict.fromkeys(("clients", "seconds", "budget", "request", "delay", "wanted"), NOT_BELOW_0),
+    **dict.fromkeys(("poll_delivery", "push_delivery", "delivery", "message"), NOT_BELOW_0),
+    **dict.fromkeys(("socket_delivery", "socket_message", "service"), NOT_BELOW_0),
+    **dict.fromkeys(("interval", "every", "hold", "ratio", "inflation", "low", "high"), ABOVE_0),
+    **dict.fromkeys(("q", "jitter"), SHARE),
+    **dict.fromkeys(("offset", "phase", "kept"), FINITE),
+}
+"""What an argument of a law may be, by its name; one that is not here may be anything."""
+
+
+def law(function: Callable[P, R]) -> Callable[P, R]:
+    """A law that raises ValueError, with the argument's name, for a number outside its domain: NaN always is."""
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        for name, value in (*zip(names, args, strict=False), *options.items()):
+            if name in DOMAINS:
+                _check(name, value)
+        return function(*args, **options)
+
+    return checked
+
+
+def _check(name: str, value: Any) -> None:
+    what, holds = DOMAINS[name]
+    if isinstance(value, str | bytes | bool) or not np.all(holds(value)):
+        raise ValueError(f"{name.replace('_', ' ')} is a number {what}, not {value!r}")
 
 
 def like(given: Number, value: Any) -> Number:

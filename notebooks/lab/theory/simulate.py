@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from servers.limits import check_finite, check_positive, check_whole
+
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Pause = Callable[[Array, Counts, np.random.Generator], Array]
 
+MOST_UPDATES = 10_000_000
+MOST_ROUNDS = 2_000_000  # of requests, one for each client
 BINS = 2000  # of the histogram of delays
 CHUNK = 100_000  # clients that are simulated together, to bound the memory
 
@@ -54,6 +58,8 @@ class Simulation:
 
 def every(interval: float, jitter: float = 0.0) -> Pause:
     """Pause `interval` (1 ± jitter) after each request, whatever it brought."""
+    check_finite(interval=interval)
+    check_finite(jitter=jitter, most=1)
 
     def pause(last: Array, brought: Counts, rng: np.random.Generator) -> Array:
         if not jitter:
@@ -65,6 +71,9 @@ def every(interval: float, jitter: float = 0.0) -> Pause:
 
 def adaptive(fastest: float, slowest: float, factor: float = 2.0) -> Pause:
     """Back off: `factor` times the last pause when a poll brought nothing, `fastest` again when it brought some."""
+    check_positive(fastest=fastest)
+    check_finite(slowest=slowest, least=fastest)
+    check_finite(factor=factor, least=1)
 
     def pause(last: Array, brought: Counts, rng: np.random.Generator) -> Array:
         return np.where(brought > 0, fastest, np.clip(last * factor, fastest, slowest))
@@ -91,7 +100,13 @@ def polling(
     server; without it they are spread evenly over the first pause. `hold` > 0 makes it long polling. Without `cursor`
     a client gets only what is published while its request is there. `after_answer` counts the pause from the answer's
     arrival, not from the request. Updates that are not answered for by the end are not counted, neither way.
+    Raises ValueError for a number that cannot be, and for more than MOST_ROUNDS rounds: clients that never pause.
     """
+    check_finite(seconds=seconds, transit=transit, hold=hold)
+    check_whole(clients=clients, least=1, most=MOST_UPDATES)
+    if len(times) > MOST_UPDATES or not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
+        raise ValueError(f"the updates' moments ascend, and are {MOST_UPDATES:,} at most")
+    _check_rounds(pause, seconds, 2 * transit if hold or after_answer else 0.0, hold, len(times))
     rng = np.random.default_rng(seed)
     if starts is None:
         starts = pause(np.zeros(clients), np.ones(clients, np.int64), rng) * (np.arange(clients) + 0.5) / clients
@@ -125,6 +140,15 @@ class _Part:
     lost: int = 0
     total: float = 0.0
     histogram: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
+
+
+def _check_rounds(pause: Pause, seconds: float, back: float, hold: float, updates: int) -> None:
+    """Raise ValueError if there would be too many: a round takes its pause, and is held to the end or to an update."""
+    pauses = [pause(np.zeros(1000), np.full(1000, n), np.random.default_rng(0)) for n in (0, 1)]
+    shortest = min(float(np.mean(drawn)) for drawn in pauses) + back
+    empty = shortest + hold
+    if not (shortest >= 0 and empty > 0) or seconds / empty + (updates if hold else 0) > MOST_ROUNDS:
+        raise ValueError(f"with {shortest:g} s from an answer to the next request there is no end to the requests")
 
 
 def _longest(times: Array, pause: Pause, transit: float, hold: float, rng: np.random.Generator) -> float:
@@ -186,13 +210,22 @@ def _histogram(times: Array, seen: Counts, brought: Counts, got: Array, longest:
 
 
 def poisson(rate: float, seconds: float, seed: int = 1) -> Array:
-    """Moments of a Poisson stream of updates, `rate` a second on average."""
+    """Moments of a Poisson stream of updates, `rate` a second on average. Raises ValueError for what cannot be."""
+    _check_updates(rate, seconds)
     rng = np.random.default_rng(seed)
     return np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
 
 
+def _check_updates(rate: float, seconds: float) -> None:
+    check_finite(rate=rate, seconds=seconds)
+    check_finite(updates=rate * seconds, most=MOST_UPDATES)
+
+
 def bursts(rate: float, size: int, seconds: float, within: float = 0.2, seed: int = 1) -> Array:
     """`rate` updates a second on average, `size` at a time within `within` seconds; the bursts come at random."""
+    check_whole(size=size, least=1, most=MOST_UPDATES)
+    check_finite(within=within)
+    _check_updates(rate, seconds)
     rng = np.random.default_rng(seed)
     begin = rng.uniform(0, seconds, rng.poisson(rate * seconds / size))
     times = np.sort((begin[:, None] + rng.uniform(0, within, (len(begin), size))).ravel())

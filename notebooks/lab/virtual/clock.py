@@ -3,12 +3,14 @@
     nothing is ready ─▶ the clock jumps to the next timer ─▶ its callbacks run, in no time ─▶ nothing is ready ─▶ ...
 
 An hour therefore takes as long as its work, and every run with one seed is the same run. What would run in
-real time beside it (a thread, a socket, a process) is refused. The thread's own `time`, `random`, `secrets`
-and `os.urandom` obey the clock and the seed, if they are called through their module: a name taken before by
-`from time import monotonic` stays real, and so does `datetime.now()`, which is not Python code.
+real time beside it (a thread, a socket, a process) is refused. The thread's own clocks obey the virtual one: `time`,
+and `datetime` with its own `now`. So does what it draws obey the seed: `random`, a generator made without a seed,
+`secrets`, `os.urandom`, `uuid`, and numpy's, if numpy is loaded. All that if it is called through its module: a name
+taken before by `from time import monotonic` stays real. Left real are time zones, and `process_time` and `thread_time`,
+the accounts of what the CPU did. A generator made without a seed before the run is beyond reach.
 
     VirtualError
-    ├── VirtualDeadlock       nothing is ready and no timer is set
+    ├── VirtualDeadlock       nothing is ready and no timer is set, or none that ever comes
     ├── EscapedVirtualTime    something would have run in real time
     └── OutOfTime             (also a TimeoutError) the limit in virtual or in real seconds was reached
 """
@@ -16,16 +18,22 @@ and `os.urandom` obey the clock and the seed, if they are called through their m
 import asyncio
 import contextlib
 import contextvars
+import ctypes
+import datetime
 import functools
+import gc
+import importlib
 import itertools
 import math
 import os
 import random
 import socket
 import subprocess
+import sys
 import threading
 import time
 import types
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -47,7 +55,7 @@ class VirtualError(RuntimeError):
 
 
 class VirtualDeadlock(VirtualError):
-    """Nothing is ready and no timer is set: every task waits for another one."""
+    """Nothing is ready and no timer will ever come: every task waits for another one, or for ever."""
 
 
 class EscapedVirtualTime(VirtualError):
@@ -62,7 +70,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop in which waiting takes no time.
 
     `now` is the clock (s, from 0); a step beyond `limit` raises OutOfTime; `random` is what the program draws
-    from. Another thread may set `interrupt`: it is raised from the loop between two rounds of callbacks.
+    from, and `seeds` gives a generator the seed that it was made without. Another thread may set `interrupt`: it is
+    raised from the loop between two rounds of callbacks.
     """
 
     mode = "VIRTUAL"  # what an experiment on this loop calls itself
@@ -72,7 +81,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now = 0.0
         self.limit = math.inf if limit is None else limit
-        self.random = random.Random(f"program {seed}")
+        self.random, self.seeds = random.Random(f"program {seed}"), random.Random(f"seeds {seed}")
+        self.numpy: Any = None  # what numpy's own functions draw from, made when they first do
         self.interrupt: BaseException | None = None
         self._selector = self  # the loop asks its selector to wait for the next timer
         numbers = itertools.count(1)
@@ -88,15 +98,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if isinstance(error, OutOfTime):
                 error.add_note(waiting(self))
             raise error
-        if timeout != 0 and not self._scheduled:
-            raise VirtualDeadlock(f"at {self.now:.3f} s nothing is ready and no timer is set\n{waiting(self)}")
+        if timeout == 0 and self.now <= self.limit:
+            return
+        if timeout != 0 and not (self._scheduled and self._scheduled[0].when() < math.inf):
+            timer = "no timer ever comes" if self._scheduled else "no timer is set"
+            raise VirtualDeadlock(f"at {self.now:.3f} s nothing is ready and {timer}\n{waiting(self)}")
         then = self.now if timeout == 0 else max(self.now, self._scheduled[0].when())
         if then > self.limit + TINY:
             limit, self.limit = self.limit, math.inf  # from here on the run is only cleaned up
-            self.now = max(self.now, limit)
+            self.move(max(self.now, limit))
             raise OutOfTime(f"not finished after {limit:g} virtual seconds\n{waiting(self)}")
-        self.now = then
-        self._clock_resolution = max(TINY, math.ulp(then))  # a timer due now must count as due, however late it is
+        self.move(then)
+
+    def move(self, then: float) -> None:
+        """Set the clock, and how exact it is: a timer due now must count as due, however late it is."""
+        self.now, self._clock_resolution = then, max(TINY, math.ulp(then))
 
     def _process_events(self, events: None) -> None:
         pass  # there is no file descriptor that could have become ready
@@ -123,7 +139,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             settle = functools.partial(future.set_result, func(*args))
         except Exception as error:
             settle = functools.partial(future.set_exception, error)
-        slept, self.now = self.now - start, start
+        slept = self.now - start
+        self.move(start)
         self.call_later(slept, lambda: future.done() or settle())
         return future
 
@@ -182,6 +199,9 @@ def patched() -> Iterator[None]:
             real = getattr(owner, name)
             setattr(owner, name, _by_thread(real, virtual))
             undo.callback(setattr, owner, name, real)
+        for name, virtual_now in (("now", _now), ("utcnow", _utcnow)):
+            real_now = _set_builtin(datetime.datetime, name, classmethod(_by_thread_and_class(name, virtual_now)))
+            undo.callback(_set_builtin, datetime.datetime, name, real_now)
         yield
 
 
@@ -195,14 +215,29 @@ def _by_thread(real: Callable[..., Any], virtual: Callable[..., Any]) -> Callabl
 
 
 def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    yield time, "time", lambda loop: EPOCH + loop.now
+    yield time, "time", _time
     yield time, "time_ns", lambda loop: EPOCH * 10**9 + round(loop.now * 1e9)
     for name in ("monotonic", "perf_counter"):
         yield time, name, lambda loop: loop.now
         yield time, f"{name}_ns", lambda loop: round(loop.now * 1e9)
+    for name in ("gmtime", "localtime", "ctime"):
+        yield time, name, functools.partial(_broken_down, getattr(time, name))
+    yield time, "asctime", functools.partial(_written, time.asctime, time.localtime)
+    yield time, "strftime", functools.partial(_written, time.strftime, time.localtime)
+    if hasattr(time, "clock_gettime"):  # Unix
+        yield time, "clock_gettime", functools.partial(_clock, time.clock_gettime, 1)
+        yield time, "clock_gettime_ns", functools.partial(_clock, time.clock_gettime_ns, 10**9)
     yield time, "sleep", _sleep
     yield os, "urandom", lambda loop, size: loop.random.randbytes(size)  # uuid
     yield random, "_urandom", lambda loop, size: loop.random.randbytes(size)  # random.SystemRandom, hence secrets
+    yield random.Random, "seed", functools.partial(_seed, random.Random.seed)
+    yield uuid, "uuid1", lambda loop, *_, **__: loop.escape("a UUID of this machine and moment")
+    if "numpy" in sys.modules:
+        numpy: Any = importlib.import_module("numpy.random")  # numpy itself loads it late
+        aliases = {"ranf": "random_sample", "sample": "random_sample", "seed": "seed"}
+        for name in numpy.__all__:
+            if name in aliases or isinstance(getattr(numpy, name), types.MethodType):
+                yield numpy, name, functools.partial(_draw_numpy, numpy.RandomState, aliases.get(name, name))
     for name in random.__all__:
         if isinstance(getattr(random, name), types.MethodType | types.BuiltinFunctionType):
             yield random, name, functools.partial(_draw, name)
@@ -214,10 +249,76 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield subprocess.Popen, "__init__", lambda loop, *_, **__: loop.escape("a process")
 
 
+def _time(loop: VirtualLoop) -> float:
+    return EPOCH + loop.now
+
+
+def _broken_down(real: Callable[[float], Any], loop: VirtualLoop, seconds: float | None = None) -> Any:
+    return real(_time(loop) if seconds is None else seconds)
+
+
+def _written(real: Callable[..., str], local: Callable[[float], Any], loop: VirtualLoop, *args: Any) -> str:
+    given = args if args and not isinstance(args[-1], str) else (*args, local(_time(loop)))
+    return real(*given)
+
+
+def _clock(real: Callable[[int], float], unit: int, loop: VirtualLoop, number: int) -> float:
+    """time.clock_gettime: whatever runs with the world's time is virtual; what counts CPU time is not."""
+    if number == time.CLOCK_REALTIME:
+        moment = _time(loop)
+    elif number in {getattr(time, f"CLOCK_{name}", None) for name in ("MONOTONIC", "MONOTONIC_RAW", "BOOTTIME")}:
+        moment = loop.now
+    else:
+        return real(number)
+    return moment if unit == 1 else round(moment * unit)
+
+
+def _seed(real: Callable[..., None], loop: VirtualLoop, it: random.Random, a: Any = None, version: int = 2) -> None:
+    real(it, loop.seeds.getrandbits(128) if a is None else a, version)
+
+
+def _draw_numpy(make: Callable[[int], Any], name: str, loop: VirtualLoop, *args: Any, **options: Any) -> Any:
+    if loop.numpy is None:
+        loop.numpy = make(loop.seeds.getrandbits(32))
+    return getattr(loop.numpy, name)(*args, **options)
+
+
+def _now(cls: type[datetime.datetime], loop: VirtualLoop, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+    return cls.fromtimestamp(_time(loop), tz)
+
+
+def _utcnow(cls: type[datetime.datetime], loop: VirtualLoop) -> datetime.datetime:
+    return cls.fromtimestamp(_time(loop), datetime.UTC).replace(tzinfo=None)
+
+
+def _by_thread_and_class(name: str, virtual: Callable[..., Any]) -> Callable[..., Any]:
+    real = vars(datetime.datetime)[name]
+
+    def call(cls: type[datetime.datetime], *args: Any, **options: Any) -> Any:
+        loop = _this_thread.loop
+        return real.__get__(None, cls)(*args, **options) if loop is None else virtual(cls, loop, *args, **options)
+
+    return call
+
+
+def _set_builtin(owner: type, name: str, value: Any) -> Any:
+    """Set a method of a class written in C, which Python itself refuses to; return what stood there.
+
+    Whoever took the class by `from datetime import datetime` is reached only so. The class's dictionary is the one
+    thing that its read-only view refers to.
+    """
+    [methods] = gc.get_referents(vars(owner))
+    was, methods[name] = methods[name], value
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(owner))  # else a cached lookup goes on finding the old one
+    return was
+
+
 def _sleep(loop: VirtualLoop, seconds: float) -> None:
     if seconds < 0:
         raise ValueError("sleep length must be non-negative")
-    loop.now += seconds  # and nothing runs meanwhile: that is what a blocked loop is
+    if not seconds < math.inf:
+        raise OverflowError("timestamp out of range for platform time_t")  # as the real one says
+    loop.move(loop.now + seconds)  # and nothing runs meanwhile: that is what a blocked loop is
 
 
 def _draw(name: str, loop: VirtualLoop, *args: Any, **options: Any) -> Any:

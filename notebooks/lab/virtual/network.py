@@ -21,10 +21,12 @@ from typing import Any, cast, get_args
 
 from lab.virtual.clock import VirtualError, VirtualLoop
 from lab.virtual.transport import Address, Connection, End, Kind, Row, Segment, Socket, Way
+from servers.limits import check_finite, check_positive, check_whole
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
 ANY_HOST = ("0.0.0.0", "::", "")
+MOST_LOSS = 0.9  # each loss doubles the wait for the next try
 SYN_TRIES = 7  # the first SYN is repeated after 1, 2, 4, ... 32 s and given up after 127 s (tcp_syn_retries of Linux)
 
 
@@ -35,7 +37,8 @@ class Link:
     `delay` one way and `jitter`, which adds up to so much, in seconds; `loss`, the probability that what one write
     sends must be sent again, which takes `rto` seconds, doubled each time; `rate` in bytes per second, and `window`
     in bytes sent and not yet read, both for each direction of a connection; `name` is the client's host as the server
-    sees it. They may be assigned at any time and hold for what is sent from then on.
+    sees it. They may be assigned at any time and hold for what is sent from then on. Raises ValueError for a number
+    that cannot be.
     """
 
     delay: float = 0.025
@@ -49,9 +52,17 @@ class Link:
     _budget: dict[Way, int] = field(default_factory=dict, init=False, repr=False)  # bytes to deliver before a cut
     _live: dict[Connection, None] = field(default_factory=dict, init=False, repr=False)  # in the order of opening
 
-    def __post_init__(self) -> None:
-        if min(self.delay, self.jitter, self.rto) < 0 or not 0 <= self.loss < 1 or self.rate <= 0 or self.window < 1:
-            raise ValueError(f"no such link: {self}")
+    def __setattr__(self, name: str, value: Any) -> None:
+        match name:
+            case "delay" | "jitter" | "rto":
+                check_finite(**{name: value})
+            case "loss":
+                check_finite(loss=value, most=MOST_LOSS)
+            case "rate":
+                check_positive(rate=value, infinite=True)
+            case "window":
+                check_whole(window=value, least=1)
+        super().__setattr__(name, value)
 
     def cut(self) -> None:
         """Reset every connection at both ends, now. What was on its way is lost; what had arrived can be read."""
@@ -64,8 +75,7 @@ class Link:
         The bytes of all connections count, the next one's too if none is open. It happens once, together with the
         last byte's delivery; with 0, when the first byte would have been delivered. A second call replaces the first.
         """
-        if n_bytes < 0:
-            raise ValueError(f"cannot cut after {n_bytes} bytes")
+        check_whole(bytes_before_a_cut=n_bytes)
         self._budget[_checked(way)] = n_bytes
 
     def blackhole(self, *ways: Way) -> None:

@@ -1,0 +1,90 @@
+"""Tests of what pyproject.toml says of other people's releases, against what is installed, imported and tried.
+
+Each bound stands once, in pyproject.toml: `.ci/quick lowest` takes the lower ones from there, and installs them.
+"""
+
+import ast
+import importlib.metadata
+import runpy
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+DIRECT = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
+QUICK = runpy.run_path(str(ROOT / ".ci" / "quick"))
+OURS = {"lab", "servers", "tests", "conftest"}
+
+
+def lower_bound(requirement: Requirement) -> str:
+    (low,) = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+    return low
+
+
+def pins(way: str) -> dict[str, Version]:
+    each = [Requirement(line) for line in QUICK["pins"](way)]
+    return {canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("==")) for pin in each}
+
+
+def test_the_lower_end_is_what_pyproject_says() -> None:
+    """At the lower end pip is asked for every direct dependency in its lower bound, and no pin contradicts that."""
+    asked = [Requirement(line) for line in QUICK["requirements"]("lowest")]
+    assert [(each.name, each.extras) for each in asked] == [(each.name, each.extras) for each in DIRECT]
+    assert [str(each.specifier) for each in asked] == [f"=={lower_bound(each)}" for each in DIRECT]
+    assert not pins("lowest").keys() & {canonicalize_name(each.name) for each in DIRECT}
+    assert pins("lowest").items() <= pins("pinned").items()
+
+
+def test_the_newest_end_has_no_end() -> None:
+    """For the newest releases no upper bound holds, and no pin: they are looked for beyond what was read."""
+    asked = [Requirement(line) for line in QUICK["requirements"]("newest")]
+    assert [str(each.specifier) for each in asked] == [f">={lower_bound(each)}" for each in DIRECT]
+    assert pins("newest") == {}
+
+
+def test_what_is_pinned_is_allowed() -> None:
+    """Every direct dependency is pinned in a release that its bounds admit."""
+    pinned = pins("pinned")
+    assert [str(each) for each in DIRECT if pinned[canonicalize_name(each.name)] not in each.specifier] == []
+
+
+def test_ci_runs_at_the_lower_end() -> None:
+    """`.ci/run` has the line that tries the lower bounds; the newest releases are tried by the clock, and by hand."""
+    assert "python3 .ci/quick lowest\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    workflow = (ROOT / ".github" / "workflows" / "newest.yml").read_text(encoding="utf-8")
+    assert "python3 .ci/quick newest\n" in workflow
+    assert "schedule:" in workflow
+    assert "workflow_dispatch:" in workflow
+
+
+def imported(paths: Iterator[Path]) -> set[str]:
+    """The top-level names of all modules that files import, wherever in the file."""
+    names = set[str]()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+    return names - sys.stdlib_module_names - OURS
+
+
+@pytest.mark.parametrize(
+    ("folders", "named"), [(["servers", "notebooks/lab"], RUNTIME), (["tests", ".ci"], DIRECT)], ids=["course", "tests"]
+)
+def test_what_is_imported_is_named(folders: list[str], named: list[Requirement]) -> None:
+    """No module comes only because something else happens to bring it: whatever the code imports has a bound."""
+    files = (file for folder in folders for file in (ROOT / folder).rglob("*.py") if file.parent.name != "benchmarks")
+    owners = importlib.metadata.packages_distributions()
+    names = {canonicalize_name(each.name) for each in named}
+    assert {
+        module for module in imported(files) if not names & {canonicalize_name(owner) for owner in owners[module]}
+    } == set()
