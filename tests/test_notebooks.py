@@ -45,7 +45,7 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
             ('"of them for nothing": 5,', '"of them for nothing": "five",'),
         ],
     ),
-    "01_short_polling": (15, [('"requests": 100,', '"requests": "many",'), ("one_minute(10)", "one_minute(30)")]),
+    "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
 }
 AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
 
@@ -316,18 +316,14 @@ RULES: list[Rule] = [
 NOT_YET = {
     "fits_a_page": {
         "02_long_polling",
-        "03_websockets",
-        "04_server_sent_events",
         "05_side_by_side",
         "06_file_updates",
-        "solutions/03_websockets",
     },
     "begins_with_few_names": {
         "02_long_polling",
-        "03_websockets",
-        "04_server_sent_events",
         "05_side_by_side",
         "06_file_updates",
+        "solutions/03_websockets",
         "solutions/04_server_sent_events",
         "solutions/06_file_updates",
     },
