@@ -15,10 +15,9 @@ import sys
 import threading
 from pathlib import Path
 
-from servers.arguments import Parser, number, token_in, whole
+from servers.arguments import Parser, checked_token, number, token_in, whole
 from servers.background import ServerError, serve
 from servers.feed import HEARTBEAT, Feed
-from servers.guard import checked_token
 from servers.models import SLUGS, model
 from servers.service import Service, Source
 from servers.sources import play, synthetic_edits, watch

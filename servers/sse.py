@@ -4,7 +4,7 @@
                                                      id: C                        (where the stream begins)
             ◀─ event: update / id: C' / data: {...}                               (for every update)
             ◀─ event: reset  / id: C' / data: {"reason": ...}                     (some are gone: list again)
-            ◀─ : heartbeat                                                        (a comment, when it is quiet)
+            ◀─ : heartbeat                                                        (a comment, every 15 s)
 
 The format is the WHATWG HTML standard's, section 9.2. A browser's EventSource remembers the last id and
 sends it back as Last-Event-ID when it reconnects by itself, after `retry` milliseconds.

@@ -80,19 +80,24 @@ def poller(
     latest: bool = False,  # delivers only the last of an answer
     gives_up: bool = False,  # at a refusal
     pause: float = 5.0,
+    limit: float | None = 4.0,  # s for an answer; a held one gets none
     **question: float,
 ) -> Callable[[str, ClientLog], Any]:
     """The solution, or one of its mutants."""
 
     async def client(url: str, log: ClientLog) -> None:
         last = log.cursor
-        async with httpx.AsyncClient(**HTTP) as http:
+        options = HTTP if question or limit is None else HTTP | {"timeout": httpx.Timeout(limit)}
+        async with httpx.AsyncClient(**options) as http:
             while True:
                 wait = pause
                 with log.request():
                     after = cursor(log.cursor, last)
                     asked = question | ({"after": after} if after is not None else {})
-                    response = await http.get(f"{url}/updates", params=asked)
+                    try:
+                        response = await http.get(f"{url}/updates", params=asked)
+                    except httpx.TimeoutException:
+                        continue
                     if response.status_code == 200 or not looks_at_status:
                         updates = response.json()["updates"]
                         for update in delivers * (updates[-1:] if latest else updates):

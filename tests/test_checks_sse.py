@@ -1,22 +1,23 @@
-"""The checks of notebook 04: each accepts the solution, rejects the empty stub kindly, and names each mistake."""
+"""The checks of notebook 04: right answers pass, however unusual; of wrong ones each is told what is wrong with it."""
 
 import asyncio
 import codecs
 import contextlib
-import inspect
+import functools
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
-import pytest
 from httpx_sse import aconnect_sse
 
-from lab import checks
+from lab import checks, clients
 from lab.bench.experiment import HTTP, ClientLog
 from lab.clients.event_stream import EventStreamParser
+from tests.support_checks import Corpus, judging
 
 Parsed = tuple[str, str, str]
 
@@ -102,30 +103,155 @@ def tutorial(chunks: Iterable[bytes]) -> Iterator[Parsed]:
                 yield "message", line[5:].strip(), ""
 
 
-PARSERS: list[tuple[Callable[..., Any], str]] = [
-    (Parser(ends="\n"), "Not only LF"),
-    (Parser(everything=True), "str.splitlines()"),
-    (Parser(keeps_rest=False), "so keep it"),
-    (Parser(keeps_bytes=False), "middle of a character"),
-    (Parser(pairs=False), "are one end of line"),
-    (Parser(waits=True), "has ended its line already"),
-    (Parser(space="all"), "Only one space"),
-    (Parser(space="none"), "Each block with data"),
-    (Parser(needs_space=True), "may be missing"),
-    (Parser(colons=-1), "first colon"),
-    (Parser(joins=""), "joined by newlines"),
-    (Parser(keeps_type=True), "its own block only"),
-    (Parser(keeps_id=False), "An id stays"),
-    (Parser(takes_id_back=False), "takes the id back"),
-    (Parser(takes_nul=True), "NUL"),
-    (Parser(dispatches="all"), "without data is no event"),
-    (Parser(dispatches="text"), "still data"),
-    (Parser(at_the_end=True), "never happened"),
-    (Parser(mark=False), "byte order mark"),
-    (Parser(errors="strict"), "replacement characters"),
-    (tutorial, "Only one space after the colon"),
-    (lambda chunks: [("message",)], "raised IndexError"),
-]
+def by_the_lab(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """The course's own parser."""
+    parser = EventStreamParser()
+    for chunk in chunks:
+        for event in parser.feed(chunk):
+            yield event.type, event.data, event.last_event_id
+
+
+class Named(NamedTuple):
+    """An event."""
+
+    type: str
+    data: str
+    id: str
+
+
+def lists(chunks: Iterable[bytes]) -> Iterator[list[str]]:
+    """Lists instead of tuples."""
+    return (list(event) for event in by_the_lab(chunks))
+
+
+def byte_by_byte(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """Cuts every chunk once more."""
+    yield from by_the_lab(bytes([byte]) for chunk in chunks for byte in chunk)
+
+
+class Iterating:
+    """An iterator class instead of a generator."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.events = by_the_lab(chunks)
+
+    def __iter__(self) -> "Iterating":
+        return self
+
+    def __next__(self) -> Parsed:
+        return next(self.events)
+
+
+def joins(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """Waits for the end of the stream."""
+    yield from by_the_lab([b"".join(chunks)])
+
+
+def all_at_once(chunks: Iterable[bytes]) -> list[Parsed]:
+    """A list instead of a generator."""
+    return list(by_the_lab(chunks))
+
+
+def one_late(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """Keeps each event until the next chunk."""
+    parser, ready = EventStreamParser(), list[Any]()
+    for chunk in chunks:
+        yield from [(event.type, event.data, event.last_event_id) for event in ready]
+        ready = parser.feed(chunk)
+    yield from [(event.type, event.data, event.last_event_id) for event in ready]
+
+
+def forgets_the_block(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """Keeps an unfinished line, but not the unfinished block."""
+    rest, name = b"", ""
+    for chunk in chunks:
+        *whole, rest = re.split(b"\r\n|\r|\n", rest + chunk)
+        parser = EventStreamParser(name)
+        for event in parser.feed(b"".join(line + b"\n" for line in whole)):
+            yield event.type, event.data, event.last_event_id
+        name = parser.last_event_id
+
+
+def no_end(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """Gives the same event for ever."""
+    while True:
+        yield "message", "x", ""
+
+
+def busy(chunks: Iterable[bytes]) -> Iterator[Parsed]:
+    """Never comes to an end."""
+    while chunks is not None:
+        pass
+    yield "message", "x", ""
+
+
+async def async_parser(chunks: Iterable[bytes]) -> AsyncIterator[Parsed]:
+    """An async generator where a plain one is asked for."""
+    for event in by_the_lab(chunks):
+        yield event
+
+
+def stub(*_: Any) -> Any:
+    """An exercise's empty function."""
+
+
+async def async_stub(*_: Any) -> Any:
+    """An exercise's empty coroutine function."""
+
+
+PARSERS = Corpus(
+    checks.event_stream_parser,
+    stub,
+    right={
+        "the solution": Parser(),
+        "a method": Parser().__call__,
+        "the course's own": by_the_lab,
+        "a generator expression of lists": lists,
+        "byte by byte": byte_by_byte,
+        "an iterator class": Iterating,
+        "a partial function": functools.partial(lambda chunks, times: by_the_lab(chunks), times=1),
+        "a lambda": lambda chunks: iter(by_the_lab(chunks)),
+        "splits text": lambda chunks: Parser()(chunk for chunk in chunks),
+        "events with names": lambda chunks: (Named(*event) for event in by_the_lab(chunks)),
+    },
+    wrong={
+        "LF only": (Parser(ends="\n"), "CRLF ends a line, too"),
+        "LF and CRLF": (Parser(ends="\r\n|\n"), "a CR alone does, too"),
+        "CRLF twice": (Parser(ends="[\r\n]"), "both bytes together, once"),
+        "splitlines": (Parser(everything=True), "str.splitlines()"),
+        "drops the unfinished line": (Parser(keeps_rest=False), "so keep it"),
+        "drops the unfinished character": (Parser(keeps_bytes=False), "middle of a character"),
+        "CR and LF apart": (Parser(pairs=False), "are one end of line"),
+        "waits after a CR": (Parser(waits=True), "A CR has ended its line"),
+        "drops the unfinished block": (forgets_the_block, "a block that a chunk leaves unfinished"),
+        "strips": (Parser(space="all"), "Only one space"),
+        "keeps the space": (Parser(space="none"), "One space after the colon"),
+        "needs the space": (Parser(needs_space=True), "may be missing"),
+        "splits at every colon": (Parser(colons=-1), "first colon"),
+        "joins without newline": (Parser(joins=""), "joined by newlines"),
+        "keeps the type": (Parser(keeps_type=True), "its own block only"),
+        "forgets the id": (Parser(keeps_id=False), "An id stays"),
+        "keeps an id that is taken back": (Parser(takes_id_back=False), "takes the id back"),
+        "takes NUL": (Parser(takes_nul=True), "NUL"),
+        "phantoms": (Parser(dispatches="all"), "without data is no event"),
+        "swallows empty data": (Parser(dispatches="text"), "still data"),
+        "takes the end for a blank line": (Parser(at_the_end=True), "never happened"),
+        "keeps the mark": (Parser(mark=False), "byte order mark"),
+        "stops at bad UTF-8": (Parser(errors="strict"), "It raised UnicodeDecodeError"),
+        "a tutorial's": (tutorial, "Only one space after the colon"),
+        "one instead of three": (lambda chunks: [("message",)], "not (type, data, last_event_id)"),
+        "events as text": (lambda chunks: ["abc"], "not (type, data, last_event_id)"),
+        "nothing": (lambda chunks: print(end=""), "It gives None"),
+        "always the same": (lambda chunks: [("message", "x", ""), ("message", "y", "")], "gives"),
+        "waits for the end": (joins, "before the stream has ended"),
+        "a list": (all_at_once, "before the stream has ended"),
+        "one chunk late": (one_late, "1 chunks after its blank line"),
+        "no end": (no_end, "gives"),
+        "an endless loop": (busy, "does not come to an end"),
+        "async": (async_parser, "a plain generator is asked for"),
+        "raises": (lambda chunks: [chunks[0]["data"]], "It raised TypeError"),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -150,24 +276,93 @@ class Block:
         return "\n".join(lines) + self.end
 
 
-BLOCKS: list[tuple[Callable[..., Any], str]] = [
-    (Block(split=lambda data: [data]), "ends the field"),
-    (Block(split=lambda data: data.split("\n")), "A CR ends a line"),
-    (Block(split=str.splitlines), "Empty data is data"),
-    (Block(split=lambda data: data.splitlines() or [""]), "str.splitlines() drops it"),
-    (
-        Block(split=lambda data: [line.rstrip("\u2028\n\r") for line in (data + "\n").splitlines(keepends=True)]),
-        "U+2028",
-    ),
-    (Block(space=""), "without one of yours"),
-    (Block(end="\n"), "ends with a blank line"),
-    (Block(refused="\n"), "'a\\r'"),
-    (Block(refused="\r\n"), "'1\\x00'"),
-    (Block(refused=""), "should be a ValueError"),
-    (Block(watches="type"), "should be a ValueError"),
-    (Block(watches="id"), "should be a ValueError"),
-    (lambda type, id, data: b"data: x\n\n", "should give a text"),
-]
+def manual(type: str, id: str, data: str) -> str:
+    """With str.replace instead of a regular expression, and CRLF as end of line."""
+    for text in (type, id):
+        if set(text) & set("\r\n\0"):
+            raise ValueError(text)
+    lines = data.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return "\r\n".join([f"id: {id}", f"event: {type}", *(f"data: {line}" for line in lines), "", ""])
+
+
+def decent(type: str, id: str, data: str) -> str:
+    """Refuses with an error of its own, which is a ValueError."""
+
+    class Unsendable(ValueError):
+        pass
+
+    if re.search("[\r\n\0]", type + id):
+        raise Unsendable(type, id)
+    return ": a comment\n" + Block()(type, id, data)
+
+
+def returns_the_error(type: str, id: str, data: str) -> Any:
+    """Returns what it should raise."""
+    return ValueError("no") if re.search("[\r\n\0]", type + id) else Block()(type, id, data)
+
+
+def asserts(type: str, id: str, data: str) -> str:
+    """An assertion instead of a ValueError."""
+    assert not re.search("[\r\n\0]", type + id), "one line each"
+    return Block()(type, id, data)
+
+
+def data_first(type: str, id: str, data: str) -> str:
+    """Another order of the fields, and no space where none is needed."""
+    event, name, *lines, _, _ = Block()(type, id, data).split("\n")
+    return "\n".join([*lines, name.replace(": ", ":", 1), event]) + "\n\n"
+
+
+async def async_block(type: str, id: str, data: str) -> str:
+    """Whose caller would have to await."""
+    return Block()(type, id, data)
+
+
+BLOCKS = Corpus(
+    checks.event_block,
+    stub,
+    right={
+        "the solution": Block(),
+        "a function": Block().__call__,
+        "CRLF": manual,
+        "CR": lambda type, id, data: manual(type, id, data).replace("\r\n", "\r"),
+        "a ValueError of its own, and a comment": decent,
+        "two blank lines": Block(end="\n\n\n"),
+        "data first": data_first,
+        "a partial function": functools.partial(lambda more, type, id, data: Block()(type, id, data), None),
+        "splits with a set of pairs": Block(split=lambda data: re.split("\r\n?|\n", data)),
+        "a bad id replaced by an error from int": lambda type, id, data: (
+            int("x") if re.search("[\r\n\0]", type + id) else Block()(type, id, data)
+        ),
+    },
+    wrong={
+        "data as it is": (Block(split=lambda data: [data]), "ends the field"),
+        "LF only": (Block(split=lambda data: data.split("\n")), "A CR ends a line"),
+        "CRLF twice": (Block(split=lambda data: re.split("[\r\n]", data)), "CRLF is one end of line"),
+        "splitlines": (Block(split=str.splitlines), "Empty data is data"),
+        "splitlines or one": (Block(split=lambda data: data.splitlines() or [""]), "str.splitlines() drops it"),
+        "U+2028": (
+            Block(split=lambda data: [line.rstrip("\u2028\n\r") for line in (data + "\n").splitlines(keepends=True)]),
+            "U+2028",
+        ),
+        "escapes": (Block(split=lambda data: [repr(data)[1:-1]]), "a client gets"),
+        "no space": (Block(space=""), "without one of yours"),
+        "no blank line": (Block(end="\n"), "ends with a blank line"),
+        "no end of line": (Block(end=""), "a client gets"),
+        "refuses LF only": (Block(refused="\n"), "'a\\r'"),
+        "refuses no NUL": (Block(refused="\r\n"), "ignores an id with a NUL"),
+        "refuses nothing": (Block(refused=""), "raise a ValueError"),
+        "watches the type": (Block(watches="type"), "raise a ValueError"),
+        "watches the id": (Block(watches="id"), "raise a ValueError"),
+        "refuses what can be sent": (Block(refused="\r\n\0:"), "can be sent"),
+        "bytes": (lambda type, id, data: b"data: x\n\n", "should give a text"),
+        "prints": (lambda type, id, data: print(end=""), "Is there a `return`?"),
+        "constant": (lambda type, id, data: "event: größe: x\nid: e-7 é\ndata: x\n\n", "a client gets"),
+        "returns the error": (returns_the_error, "`raise` it"),
+        "asserts": (asserts, "It raised AssertionError"),
+        "async": (async_block, "a plain `def` is asked for"),
+    },
+)
 
 
 Relist = Callable[[], Awaitable[None]]
@@ -178,47 +373,71 @@ class Client:
     """The solution of the third exercise, or one of its mutants."""
 
     sends: str = "last"
-    early: bool = False
+    by: str = "header"
+    keeps: str = "handled"
     outlives: tuple[type[Exception], ...] = (httpx.TransportError,)
     at_503: str = "again"
-    pause: float = 2.0
+    pause: float | None = None  # s, instead of the server's
+    doubles: bool = False
     relists: str = "reset"
+    awaits: bool = True
     looks_at_type: bool = True
     logs: bool = True
     kind: str = "update"
+    path: str = "/events"
+    ends: int = 1000  # requests after which it has enough
+    delivers: int = 1
+    drops: int = 0  # this update is not delivered
 
     async def __call__(self, url: str, log: ClientLog, relist: Relist) -> None:
-        last = log.cursor
-        while True:
-            sent = {"last": last, "first": log.cursor, "none": ""}[self.sends]
+        last, wait, failures = log.cursor, 3.0, 0
+        for _ in range(self.ends):
             with contextlib.suppress(*self.outlives):
                 async with httpx.AsyncClient(**HTTP) as http:
                     with log.request() if self.logs else contextlib.nullcontext():
-                        headers = {"Last-Event-ID": sent} if sent else {}
-                        async with http.stream("GET", f"{url}/events", headers=headers) as response:
+                        sent = {"last": last, "first": log.cursor, "none": ""}[self.sends]
+                        headers = {"Last-Event-ID": sent} if sent and self.by == "header" else {}
+                        params = {"after": sent} if sent and self.by == "parameter" else {}
+                        where = f"{url}{self.path}"
+                        async with http.stream("GET", where, headers=headers, params=params) as response:
                             if response.status_code != 200 and self.at_503 == "returns":
                                 return
                             if self.at_503 == "raises":
                                 response.raise_for_status()
                             if self.relists == "always" and response.status_code == 200:
                                 await relist()
+                            failures += response.status_code != 200
                             parser = EventStreamParser(last)
                             async for chunk in response.aiter_bytes():
-                                if self.early and (ids := re.findall(rb"^id: (.*)$", chunk, re.MULTILINE)):
+                                if self.keeps == "seen" and (ids := re.findall(rb"^id: (.*)$", chunk, re.MULTILINE)):
                                     last = ids[-1].decode()
                                 for event in parser.feed(chunk):
-                                    if event.type == self.kind or not self.looks_at_type:
-                                        log.deliver(json.loads(event.data))
-                                    elif event.type == "reset" and self.relists == "reset":
-                                        await relist()
-                                last = last if self.early else parser.last_event_id
-            if self.pause:
-                await asyncio.sleep(self.pause)
+                                    if self.keeps == "before":
+                                        last = event.last_event_id
+                                    await self.handle(event.type, event.data, log, relist)
+                                if self.keeps == "handled":
+                                    last = parser.last_event_id
+                                if parser.reconnection_time is not None:
+                                    wait = parser.reconnection_time / 1000
+            factor = 2**failures if self.doubles else 1
+            if pause := (wait if self.pause is None else self.pause) * factor:
+                await asyncio.sleep(pause)
+
+    async def handle(self, kind: str, data: str, log: ClientLog, relist: Relist) -> None:
+        if kind == self.kind or not self.looks_at_type:
+            update = json.loads(data)
+            for _ in range(self.delivers if update["seq"] != self.drops else 0):
+                log.deliver(update)
+        elif kind == "reset" and self.relists == "reset":
+            if self.awaits:
+                await relist()
+            else:
+                relist()
 
 
 async def with_httpx_sse(url: str, log: ClientLog, relist: Relist) -> None:
-    """The solution as the notebook would write it."""
-    last, pause = log.cursor, 2.0
+    """The solution as the notebook writes it."""
+    last, pause = log.cursor, 3.0
     async with httpx.AsyncClient(**HTTP) as http:
         while True:
             here = {"Last-Event-ID": last}
@@ -231,9 +450,24 @@ async def with_httpx_sse(url: str, log: ClientLog, relist: Relist) -> None:
                             elif event.event == "reset":
                                 await relist()
                             last = event.id or last
+                            pause = pause if event.retry is None else event.retry / 1000
             except httpx.TransportError:
                 pass
             await asyncio.sleep(pause)
+
+
+async def with_the_robust_client(url: str, log: ClientLog, relist: Relist) -> None:
+    """The course's own client, and a list that is asked for until it comes."""
+    async with contextlib.aclosing(clients.sse(url, log.cursor, log=log)) as stream:
+        async for news in stream:
+            if isinstance(news, clients.Update):
+                log.deliver({"seq": news.seq})
+                continue
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    await asyncio.wait_for(relist(), 5)
+                    break
+                await asyncio.sleep(1)
 
 
 async def phantom(url: str, log: ClientLog, relist: Relist) -> None:
@@ -251,64 +485,238 @@ async def deaf(url: str, log: ClientLog, relist: Relist) -> None:
         await asyncio.sleep(1000)
 
 
-CLIENTS: list[tuple[Callable[..., Any], str]] = [
-    (Client(sends="none"), "without Last-Event-ID"),
-    (Client(sends="first"), "always 'exam-0'"),
-    (Client(early=True), "kept before the event had been handled"),
-    (Client(outlives=()), "when the link was cut"),
-    (Client(at_503="returns"), "as a browser does"),
-    (Client(at_503="raises"), "stopped at the 503"),
-    (Client(pause=0.0), "requests in 15 s of 503"),
-    (Client(relists="never"), "as if nothing had been lost"),
-    (Client(relists="always"), "only the reset calls for it"),
-    (Client(looks_at_type=False), "look at the event's type"),
-    (Client(logs=False), "no request inside"),
-    (phantom, "look at the event's type"),
-    (deaf, "does not ask for /events"),
-    (Client(kind="news"), "Nothing was delivered"),
-]
+async def one_request(url: str, log: ClientLog, relist: Relist) -> None:
+    """Counts itself once, around everything."""
+    with log.request():
+        await Client(logs=False)(url, log, relist)
+
+
+async def outside(url: str, log: ClientLog, relist: Relist) -> None:
+    """Lists outside of what catches a failure."""
+    asked = list[bool]()
+
+    async def note() -> None:
+        asked.append(True)
+
+    async def once() -> None:
+        await Client(ends=1)(url, log, note)
+
+    while True:
+        await once()
+        if asked:
+            await relist()
+        await asyncio.sleep(4)
+
+
+async def synchronous(url: str, log: ClientLog, relist: Relist) -> None:
+    """Asks without await."""
+    with log.request():
+        httpx.get(f"{url}/events")  # noqa: ASYNC210  # the mistake
+
+
+async def sleeps(url: str, log: ClientLog, relist: Relist) -> None:
+    """Pauses with time.sleep."""
+    while True:
+        await Client(ends=1, pause=0.0)(url, log, relist)
+        time.sleep(4)  # noqa: ASYNC251  # the mistake
+
+
+def plain(url: str, log: ClientLog, relist: Relist) -> None:
+    """No coroutine."""
+
+
+CLIENTS = Corpus(
+    checks.sse_client,
+    async_stub,
+    right={
+        "the solution": Client(),
+        "a function": Client().__call__,
+        "by httpx-sse": with_httpx_sse,
+        "the cursor as a parameter": Client(by="parameter"),
+        "the robust client": with_the_robust_client,
+        "a longer pause": Client(pause=9.0),
+        "doubling back-off": Client(doubles=True),
+        "raises at the 503, and catches it": Client(at_503="raises", outlives=(httpx.HTTPError,)),
+        "outlives every exception": Client(outlives=(Exception,)),
+        "a partial function": functools.partial(Client.__call__, Client()),
+        "a lambda": lambda url, log, relist: Client()(url, log, relist),
+    },
+    wrong={
+        "no cursor": (Client(sends="none"), "without a cursor"),
+        "always the first": (Client(sends="first"), "always 'exam-0'"),
+        "keeps an id that it has seen": (Client(keeps="seen"), "cut in the middle is lost"),
+        "keeps the id before it handles": (Client(keeps="before"), "`relist()` failed, and was not asked again"),
+        "dies of a cut": (Client(outlives=()), "when the link was cut"),
+        "gives up at the 503": (Client(at_503="returns"), "as a browser does"),
+        "dies of the 503": (Client(at_503="raises"), "stopped at the 503"),
+        "no pause": (Client(pause=0.0), "`retry` asked for 4 s"),
+        "polls in disguise": (Client(pause=0.1), "`retry` asked for 4 s"),
+        "two seconds, whatever the server says": (Client(pause=2.0), "`retry` asked for 4 s"),
+        "a pause that is too long": (Client(pause=20.0), "It came back 20 s after a cut"),
+        "ignores the reset": (Client(relists="never"), "as if nothing had been lost"),
+        "lists at each stream": (Client(relists="always"), "listed again"),
+        "does not await the list": (Client(awaits=False), "does not wait for it"),
+        "does not look at the type": (Client(looks_at_type=False), "took the reset for an update"),
+        "not counted": (Client(logs=False), "no request inside"),
+        "counted once": (one_request, "each needs its own"),
+        "phantoms": (phantom, "look at the event's type"),
+        "deaf": (deaf, "no request for /events"),
+        "another address": (Client(path="/updates"), "but one for /updates"),
+        "another type": (Client(kind="news"), "Nothing was delivered"),
+        "three streams": (Client(ends=2), "after the second cut"),
+        "one stream": (Client(ends=1), "after the first cut"),
+        "everything twice": (Client(delivers=2), "at the same moment"),
+        "not the fifth": (Client(drops=5), "would have sent them again: [5]"),
+        "dies of the list": (outside, "when `relist()` failed"),
+        "sync": (synchronous, "without `await`"),
+        "time.sleep": (sleeps, "time.sleep"),
+        "no coroutine": (lambda url, log, relist: 3, "`async def` is asked for"),
+    },
+)
 
 HEART = ": heartbeat\n\n"
 
 
-@dataclass(frozen=True)
-class Loop:
+def loop(
+    *,
+    race: bool = False,
+    beats: str = HEART,
+    moves: bool = True,
+    start: int | None = None,
+    waits: bool = True,
+    block: str = "id: {0}\ndata: {1}\n\n",
+    restless: bool = False,
+    patience: float = 1.0,  # heartbeats
+    newest: bool = False,
+    backwards: bool = False,
+    several: bool = False,
+) -> Callable[..., AsyncGenerator[str, None]]:
     """The solution of the fourth exercise, or one of its mutants."""
 
-    race: bool = False
-    beats: str = HEART
-    moves: bool = True
-    start: int | None = None
-    waits: bool = True
-    block: str = "id: {0}\ndata: {1}\n\n"
-    restless: bool = False
-
-    async def __call__(self, journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
-        position = position if self.start is None else self.start
+    async def stream(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+        position = position if start is None else start
         while True:
             news = journal.news()
-            for number, text in journal.after(position):
-                position = number if self.moves else position
-                yield self.block.format(number, text)
-            if self.race:
+            found = journal.after(position)
+            if several and found:
+                yield "".join(block.format(*entry) for entry in found)
+                position, found = found[-1][0], []
+            for number, text in found[-1:] if newest else found[::-1] if backwards else found:
+                position = max(number, position) if moves else position
+                yield block.format(number, text)
+            if race:
                 news = journal.news()
-            if not self.waits:
+            if not waits:
                 await asyncio.sleep(0)
                 continue
             try:
-                await asyncio.wait_for(news, heartbeat if self.beats else None)
+                await asyncio.wait_for(news, heartbeat * patience if beats else None)
             except TimeoutError:
-                yield self.beats
-            if self.restless:
-                yield self.beats
-
-
-def loop(**mistake: Any) -> Callable[..., AsyncGenerator[str, None]]:
-    async def stream(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
-        async for text in Loop(**mistake)(journal, position, heartbeat):
-            yield text
+                yield beats
+            if restless:
+                yield beats
 
     return stream
+
+
+async def by_wait(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """With asyncio.wait, and the same future until it is done."""
+    news = journal.news()
+    while True:
+        for number, text in journal.after(position):
+            position = number
+            yield f"id: {number}\r\ndata: {text}\r\n\r\n"
+        done, _ = await asyncio.wait([news], timeout=heartbeat)
+        if done:
+            news = journal.news()
+        else:
+            yield ":\n\n"
+
+
+async def by_timeout(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """With asyncio.timeout_at, counted from the last block; the comment has one line."""
+    now = asyncio.get_running_loop().time
+    last = now()
+    while True:
+        news = journal.news()
+        for number, text in journal.after(position):
+            position, last = number, now()
+            yield f"data: {text}\nid: {number}\n\n"
+        try:
+            async with asyncio.timeout_at(last + heartbeat):
+                await news
+        except TimeoutError:
+            last = now()
+            yield ": still here\n"
+
+
+class Streaming:
+    """An async iterator class, not a generator."""
+
+    def __init__(self, journal: checks.Journal, position: int, heartbeat: float) -> None:
+        self.blocks = loop()(journal, position, heartbeat)
+
+    def __aiter__(self) -> "Streaming":
+        return self
+
+    async def __anext__(self) -> str:
+        return await anext(self.blocks)
+
+
+async def polls(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """Push whose server polls inside."""
+    quiet = 0.0
+    while True:
+        for number, text in journal.after(position):
+            position, quiet = number, 0.0
+            yield f"id: {number}\ndata: {text}\n\n"
+        await asyncio.sleep(0.1)
+        quiet += 0.1
+        if quiet >= heartbeat:
+            quiet = 0.0
+            yield HEART
+
+
+async def polls_with_news(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """The same with a future that it hardly waits for."""
+    quiet = 0
+    while True:
+        for number, text in journal.after(position):
+            position, quiet = number, 0
+            yield f"id: {number}\ndata: {text}\n\n"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(journal.news(), 1)
+        quiet += 1
+        if quiet >= heartbeat:
+            quiet = 0
+            yield HEART
+
+
+async def sleeps_a_heartbeat(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """Looks once in a heartbeat."""
+    while True:
+        for number, text in journal.after(position):
+            position = number
+            yield f"id: {number}\ndata: {text}\n\n"
+        await asyncio.sleep(heartbeat)
+        yield HEART
+
+
+async def by_a_timer(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """Beats by a plain timer, as sse-starlette does."""
+    now = asyncio.get_running_loop().time
+    due = now() + heartbeat
+    while True:
+        news = journal.news()
+        for number, text in journal.after(position):
+            position = number
+            yield f"id: {number}\ndata: {text}\n\n"
+        try:
+            async with asyncio.timeout_at(due):
+                await news
+        except TimeoutError:
+            due += heartbeat
+            yield HEART
 
 
 async def ends(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
@@ -322,69 +730,76 @@ async def one_list(journal: checks.Journal, position: int, heartbeat: float) -> 
     return [text for _, text in journal.after(position)]
 
 
-LOOPS: list[tuple[Callable[..., Any], str]] = [
-    (loop(race=True), "while a block was being written"),
-    (loop(beats=""), "no heartbeat"),
-    (loop(beats="data: heartbeat\n\n"), "is the heartbeat a comment"),
-    (loop(moves=False), "came twice"),
-    (loop(start=0), "the next is 3"),
-    (loop(waits=False), "never waits"),
-    (loop(block="id: {0}\ndata: {1}\n"), "is not a block"),
-    (loop(block="data: {1}\n\n"), "with id ''"),
-    (loop(restless=True), "within half of one"),
-    (ends, "ended by itself"),
-    (one_list, "no async generator"),
-]
-
-CHECKS: dict[Callable[..., checks.Verdict], list[tuple[Callable[..., Any], str]]] = {
-    checks.event_stream_parser: PARSERS,
-    checks.event_block: BLOCKS,
-    checks.sse_client: CLIENTS,
-    checks.event_generator: LOOPS,
-}
+async def raises(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """Forgets to catch what ends a wait."""
+    while True:
+        news = journal.news()
+        for number, text in journal.after(position):
+            position = number
+            yield f"id: {number}\ndata: {text}\n\n"
+        await asyncio.wait_for(news, heartbeat)
 
 
-def function(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """What a reader would have written, a function, of one of the objects above."""
-    return answer if inspect.isfunction(answer) else lambda *args: answer(*args)
+async def in_bytes(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[bytes, None]:
+    """Bytes, not text."""
+    async for text in loop()(journal, position, heartbeat):
+        yield text.encode()
 
 
-SOLUTIONS: list[tuple[Callable[..., checks.Verdict], Callable[..., Any]]] = [
-    (checks.event_stream_parser, Parser().__call__),
-    (checks.event_block, Block().__call__),
-    (checks.sse_client, Client().__call__),
-    (checks.sse_client, with_httpx_sse),
-    (checks.event_generator, loop()),
-]
-MUTANTS = [(check, function(mutant), words) for check, mutants in CHECKS.items() for mutant, words in mutants]
+async def blocks_the_loop(journal: checks.Journal, position: int, heartbeat: float) -> AsyncGenerator[str, None]:
+    """Waits with time.sleep."""
+    while True:
+        time.sleep(heartbeat)  # noqa: ASYNC251  # the mistake
+        yield HEART
 
 
-def stub(*_: Any) -> Any:
-    """An exercise's empty function."""
+def plain_generator(journal: checks.Journal, position: int, heartbeat: float) -> Iterator[str]:
+    """Not async."""
+    yield from (text for _, text in journal.after(position))
 
 
-async def async_stub(*_: Any) -> Any:
-    """An exercise's empty coroutine function."""
+LOOPS = Corpus(
+    checks.event_generator,
+    async_stub,
+    right={
+        "the solution": loop(),
+        "several blocks at once": loop(several=True),
+        "asyncio.wait, CRLF": by_wait,
+        "a deadline from the last block": by_timeout,
+        "an async iterator": Streaming,
+        "a partial function": functools.partial(loop()),
+        "a lambda": lambda journal, position, heartbeat: loop()(journal, position, heartbeat),
+        "with a type": loop(block="event: update\nid: {0}\ndata: {1}\n\n"),
+        "another comment": loop(beats=": ping\n: pong\n\n"),
+    },
+    wrong={
+        "a race": (loop(race=True), "while a block was being written"),
+        "no heartbeat": (loop(beats=""), "no heartbeat"),
+        "a heartbeat that is data": (loop(beats="data: heartbeat\n\n"), "It should be a comment"),
+        "does not move": (loop(moves=False), "came twice"),
+        "from the start": (loop(start=0), "the next is 3"),
+        "never waits": (loop(waits=False), "never waits"),
+        "no blank line": (loop(block="id: {0}\ndata: {1}\n"), "is not a block"),
+        "no id": (loop(block="data: {1}\n\n"), "with id ''"),
+        "no data": (loop(block="id: {0}\n\n"), "is not a block"),
+        "restless": (loop(restless=True), "each block begins the silence anew"),
+        "half a heartbeat": (loop(patience=0.5), "each block begins the silence anew"),
+        "two heartbeats": (loop(patience=2.0), "longer than `heartbeat`"),
+        "only the newest": (loop(newest=True), "Number 3 never came"),
+        "backwards": (loop(backwards=True), "out of order"),
+        "polls": (polls, "which is polling"),
+        "polls with news()": (polls_with_news, "which is polling"),
+        "sleeps": (sleeps_a_heartbeat, "nothing waits for `journal.news()`"),
+        "a plain timer": (by_a_timer, "each block begins the silence anew"),
+        "ends": (ends, "ended by itself"),
+        "one list": (one_list, "no async generator"),
+        "not async": (plain_generator, "no async generator"),
+        "raises": (raises, "It raised TimeoutError"),
+        "bytes": (in_bytes, "a block is a text"),
+        "time.sleep": (blocks_the_loop, "time.sleep"),
+    },
+)
 
+CORPORA = (PARSERS, BLOCKS, CLIENTS, LOOPS)
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_an_untouched_stub_fails_kindly(check: Callable[..., checks.Verdict]) -> None:
-    """An empty stub does not pass, and is told what to do next."""
-    asked = async_stub if check in (checks.sse_client, checks.event_generator) else stub
-    assert repr(check(asked)).startswith("Not yet. This is still the empty stub")
-
-
-@pytest.mark.parametrize(("check", "solution"), SOLUTIONS)
-def test_a_solution_passes(check: Callable[..., checks.Verdict], solution: Callable[..., Any]) -> None:
-    """A right answer passes."""
-    verdict = check(solution)
-    assert verdict, repr(verdict)
-    assert repr(verdict).startswith("✓ ")
-
-
-@pytest.mark.parametrize(("check", "mutant", "words"), MUTANTS, ids=[words for _, _, words in MUTANTS])
-def test_a_mistake_is_named(check: Callable[..., checks.Verdict], mutant: Callable[..., Any], words: str) -> None:
-    """Each wrong answer is rejected, with a sentence that says which mistake it looks like."""
-    verdict = check(mutant)
-    assert not verdict
-    assert words in verdict.text
+test_right, test_wrong, test_no_answer = judging(CORPORA)

@@ -26,7 +26,7 @@ from lab import figures, theory
 from lab.bench.result import VIRTUAL, Delivery, Publication, Request, Run
 from lab.bench.schedule import Schedule
 from lab.figures import OTHER, STYLES, Picture, blank, delay_ecdf, request_bars, show, timeline
-from lab.figures.pictures import HIDDEN
+from lab.figures.style import HIDDEN
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB: how the three kinds of colour blindness see.
 COLOUR_BLINDNESS = {

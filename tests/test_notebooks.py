@@ -113,15 +113,26 @@ def asserts_apart(notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {number} has claims that are no {{sentence: (truth, evidence)}}"
 
 
+def claim_pairs(table: ast.expr) -> list[ast.Tuple]:
+    """The (truth, evidence) of each sentence of a table of claims; none if anything else is among them."""
+    values: list[ast.expr] = []
+    if isinstance(table, ast.Dict):
+        values = table.values
+    elif isinstance(table, ast.DictComp):
+        values = [table.value]
+    pairs = [value for value in values if isinstance(value, ast.Tuple) and len(value.elts) == 2]
+    return pairs if len(pairs) == len(values) else []
+
+
 def claimed(tree: ast.Module) -> list[ast.expr]:
     """What a cell asserts: its assertions' tests, and the truths of its claims."""
     tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and called(node) == "claims" and isinstance(node.args[0], ast.Dict):
-            values = node.args[0].values
-            tests += [v.elts[0] for v in values if isinstance(v, ast.Tuple) and len(v.elts) == 2]
-            if len(tests) < len(values):
+        if isinstance(node, ast.Call) and called(node) == "claims":
+            pairs = claim_pairs(node.args[0])
+            if not pairs:
                 return []
+            tests += [pair.elts[0] for pair in pairs]
     return tests
 
 
@@ -303,6 +314,7 @@ GOOD = [
     code("assert True", shown("text/html", "<img src='data:image/png;base64,iVBO/tmp/' alt='Two bars'>")),
     code("assert await wait_for(reply(), 3)"),
     code("claims({'it holds': (1 < 2, 'one'), 'so does that': (True, 2)})"),
+    code("claims({f'{n} holds': (n < 2, n) for n in range(2)})"),
 ]
 
 BAD: list[tuple[Rule, NotebookNode]] = [

@@ -104,8 +104,17 @@ class Run:
 
     @property
     def wasted(self) -> int:
-        """Requests that brought nothing."""
-        return self.requests - self.useful
+        """Requests for nothing: they were over, and had brought no update."""
+        return self.requests - self.useful - self.still_open
+
+    def is_open(self, request: Request) -> bool:
+        """Whether the request was still open when the observation ended, and had brought nothing yet."""
+        return request.updates == 0 and not request.failed and request.end >= self.end
+
+    @property
+    def still_open(self) -> int:
+        """Requests that may yet bring something: the end of the observation cut them off."""
+        return sum(map(self.is_open, self.all_requests))
 
     def requests_between(self, start: float, end: float) -> list[Request]:
         """The requests made in [start, end) (s): what a law about a steady state is held against.
@@ -251,7 +260,7 @@ class Run:
     def __repr__(self) -> str:
         return (
             f"Run({self.label}, {self.mode}: {count(self.clients, 'client')}, {count(len(self.published), 'update')}, "
-            f"{count(self.requests, 'request')} ({self.wasted:,} wasted), "
+            f"{count(self.requests, 'request')} ({self.wasted:,} for nothing), "
             f"{self.expected - self.lost:,}/{self.expected:,} delivered, "
             f"{f'{self.coalesced:,} coalesced, ' if self.coalesced else ''}"
             f"delay p50 {seconds(self.delay(0.5))}, p95 {seconds(self.delay(0.95))})"
@@ -279,7 +288,7 @@ def seconds(value: float) -> str:
 class Table:
     """Runs side by side: an HTML table in a notebook, aligned text elsewhere. What they share is the caption."""
 
-    head = ("", "requests", "wasted", "held", "lost", "twice", "out of order", "median delay", "95 %")
+    head = ("", "requests", "for nothing", "held", "lost", "twice", "out of order", "median delay", "95 %")
 
     def __init__(self, runs: Sequence[Run]) -> None:
         modes = " and ".join(dict.fromkeys(run.mode for run in runs))
@@ -288,6 +297,7 @@ class Table:
         self.caption = f"{modes}: {clients}{' each' if len(runs) > 1 else ''}, {updates}"
         if floor := max((run.floor for run in runs), default=0.0):
             self.caption += f"; no delay is told apart within {seconds(floor)}, the instrument's own floor"
+        self.caption += "; held: the most requests that were open at once"
         if late := max((run.lateness for run in runs if run.mode == LIVE), default=0.0):
             self.caption += f"; delays count from the plan, the latest update was published {seconds(late)} after it"
         if busy := next((run.busy_with for run in runs if run.busy), ""):

@@ -1,4 +1,4 @@
-"""A pulling client on trial: two virtual minutes on the real server, which is overloaded twice in them.
+"""A pulling client on trial: two virtual minutes on the real server, which is overloaded twice, and may stall.
 
     client ─▶ refuses, or passes on and notes each answer (Asked) ─▶ the real server
                                      └─▶ the evidence, together with the client's Run
@@ -30,7 +30,9 @@ from servers.service import Service
 # From when to when (s) the server is overloaded, and for how long it then asks to be left alone (s). Before a client
 # comes back that does so, the overload is over.
 OVERLOADS = ((30.0, 45.0, 17.0), (70.0, 77.0, 8.0))
+STALL = (95.0, 100.0)  # s: what is asked then is accepted and never answered, if the check wants that
 DELAY, SECONDS, INTERVAL = 0.025, 120.0, 5.0  # s
+UNANSWERED = 0  # the status of what is never answered
 ENOUGH = 600  # requests in two minutes; whoever makes more gets no further answer
 Make = Callable[[Feed], Service]
 
@@ -72,10 +74,10 @@ class Evidence:
         return [b.at - a.at for a, b in pairs if a.status in (200, 304)]
 
 
-def tried_out(client: Client, make: Make) -> Evidence:
-    """The client on a server that is sometimes overloaded, in virtual time."""
+def tried_out(client: Client, make: Make, stalls: bool) -> Evidence:
+    """The client on a server that is sometimes overloaded, and stalls once if it is to, in virtual time."""
     evidence = Evidence()
-    server = functools.partial(_sometimes_overloaded, make, evidence.asked)
+    server = functools.partial(_sometimes_overloaded, make, evidence.asked, stalls)
     schedule = Schedule.poisson(0.5, SECONDS, seed=5)
 
     async def main(net: Net) -> Run:
@@ -119,6 +121,8 @@ def _stopped(evidence: Evidence) -> str:
         if "no request" in text:
             return "It made no request inside `with log.request():`, so nothing can be counted."
         return text
+    if evidence.asked and evidence.asked[-1].status == UNANSWERED:
+        return f"It stopped when an answer did not come in time: catch that, and ask again. {text}"
     if evidence.asked and evidence.asked[-1].status == 503:
         if isinstance(evidence.raised, (KeyError, json.JSONDecodeError)):
             return f"It stopped at the 503, as if that were an answer: look at `response.status_code` first. {text}"
@@ -127,6 +131,11 @@ def _stopped(evidence: Evidence) -> str:
 
 
 def _refused(evidence: Evidence) -> str | None:
+    if evidence.asked[-1].status == UNANSWERED:
+        return (
+            f"It waits for ever for one answer, asked for at {evidence.asked[-1].at:.0f} s, while the server answers "
+            "again: a time limit is missing."
+        )
     for request, back in evidence.refusals:
         wanted = request.stay_away
         if back is None:
@@ -200,7 +209,7 @@ def usual_pause(evidence: Evidence) -> float:
     return statistics.median(evidence.pauses) if evidence.pauses else 0.0
 
 
-def _sometimes_overloaded(make: Make, asked: list[Asked], feed: Feed) -> Service:
+def _sometimes_overloaded(make: Make, asked: list[Asked], stalls: bool, feed: Feed) -> Service:
     app = make(feed)
     begin = time.monotonic()
 
@@ -213,6 +222,9 @@ def _sometimes_overloaded(make: Make, asked: list[Asked], feed: Feed) -> Service
             if start <= at < end:
                 asked.append(Asked(at, after, 503, stay_away=stay_away))
                 return Response(status_code=503, headers={"Retry-After": f"{stay_away:g}"})
+        if stalls and STALL[0] <= at < STALL[1]:
+            asked.append(Asked(at, after, UNANSWERED))
+            await asyncio.sleep(3600)
         response = await call_next(request)
         body = b"".join([part async for part in response.body_iterator])
         answer = json.loads(body) if response.status_code == 200 and request.url.path == "/updates" else {}
@@ -224,8 +236,10 @@ def _sometimes_overloaded(make: Make, asked: list[Asked], feed: Feed) -> Service
 
 
 @judged
-def pulling_client(client: Client, make: Make, pause: str, further: Callable[[Evidence], str | None]) -> Verdict:
+def pulling_client(
+    client: Client, make: Make, pause: str, further: Callable[[Evidence], str | None], stalls: bool = False
+) -> Verdict:
     """Try a pulling client out; `further` says what the model's own check finds wrong in the evidence."""
-    evidence = tried_out(client, make)
+    evidence = tried_out(client, make, stalls)
     wrong = fault(evidence, pause) or further(evidence)
     return Verdict(False, wrong) if wrong else praised(evidence)

@@ -98,9 +98,10 @@ def _lumps(drawn: dict[float, list[float]]) -> str | None:
 
 
 def polling_client(client: Client) -> Verdict:
-    """Exercise: `client(url, log)` polls every 5 s, loses nothing, and keeps away when asked to.
+    """Exercise: `client(url, log)` polls every 5 s, loses nothing, keeps away when asked to, and never waits for ever.
 
-    For two virtual minutes on the real server, which is overloaded twice, and asks for another pause each time.
+    For two virtual minutes on the real server, which is overloaded twice, asks for another pause each time, and once
+    does not answer at all.
     """
 
     def further(evidence: Evidence) -> str | None:
@@ -109,4 +110,4 @@ def polling_client(client: Client) -> Verdict:
             return f"Between an answer and the next request lie {pause:.1f} s; it should ask every {INTERVAL:g} s."
         return None
 
-    return pulling_client(client, short_polling.create_app, "is the pause missing?", further)
+    return pulling_client(client, short_polling.create_app, "is the pause missing?", further, stalls=True)

@@ -1,29 +1,27 @@
 """The course's figures: one look, and a sentence for those who cannot see.
 
-pictures.py  timeline, delays as ECDF, bars of requests; the style of each model
+style.py     the look: each model's colour, line and marker; a Picture and its alternative text
+timeline.py  a lane per client: updates, requests, deliveries
+ecdf.py      delays: which share had come within how long
+bars.py      requests: how many brought something
+curves.py    a law as a line and what was measured as points; a copy's age; a crowd's requests
 maps.py      the decision's figures
-page.py      what a notebook shows besides figures: a file's source, predictions beside results
+words.py     what a figure of runs says: its title and its text, from the numbers
+page.py      what a notebook shows besides figures: a file's source, guesses beside results, claims
 embed.py     a live page inside a notebook
+streams.py   a stream cut into chunks, and held back by a proxy
+wire_views.py  a protocol's messages, frames byte by byte, flights in space and time
 """
 
+from lab.figures.bars import request_bars
+from lab.figures.curves import asked_together, copy_age, law_and_points, most_together, shares
+from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
 from lab.figures.maps import boundaries, decision_map, flip, slopes
 from lab.figures.page import Claims, Comparison, Source, claims
-from lab.figures.pictures import (
-    GREY,
-    INK,
-    MOST_UPDATES,
-    OTHER,
-    STYLES,
-    WIDTH,
-    Picture,
-    blank,
-    delay_ecdf,
-    request_bars,
-    show,
-    style,
-    timeline,
-)
+from lab.figures.streams import cut_lines, proxy_lanes
+from lab.figures.style import GREY, INK, OTHER, STYLES, WIDTH, Picture, blank, show, style
+from lab.figures.timeline import MOST_UPDATES, timeline
 
 __all__ = [
     "GREY",
@@ -36,14 +34,21 @@ __all__ = [
     "Comparison",
     "Picture",
     "Source",
+    "asked_together",
     "blank",
     "boundaries",
     "claims",
+    "copy_age",
+    "cut_lines",
     "decision_map",
     "delay_ecdf",
     "embed",
     "flip",
+    "law_and_points",
+    "most_together",
+    "proxy_lanes",
     "request_bars",
+    "shares",
     "show",
     "slopes",
     "style",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lab.cost.decision import Decision, Requirements
 from lab.cost.processes import Measured
-from lab.figures.pictures import GREY, INK, WIDTH, Picture, blank, style
+from lab.figures.style import GREY, INK, WIDTH, Picture, blank, style
 from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lab.bench.result import Run, seconds
-from lab.figures import OTHER, STYLES, Picture, blank
+from lab.figures.style import OTHER, STYLES, Picture, blank
 from lab.theory.framing import Frame, frames
 from lab.virtual import Row, Way
 

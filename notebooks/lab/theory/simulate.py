@@ -51,7 +51,7 @@ class Simulation:
     def __repr__(self) -> str:
         return (
             f"Simulation({self.clients:,} clients, {self.updates:,} updates in {self.seconds:g} s: "
-            f"{self.requests:,} requests ({self.wasted:,} wasted), {self.lost:,} lost, "
+            f"{self.requests:,} requests ({self.wasted:,} for nothing), {self.lost:,} lost, "
             f"delay mean {self.mean_delay:.3g} s, p95 {self.delay(0.95):.3g} s)"
         )
 
@@ -184,7 +184,6 @@ def _chunk(
         answer = np.maximum(arrival, np.minimum(forever[seen], arrival + hold)) if hold else arrival
         unanswered = int(((answer >= seconds) & (arrival < seconds)).sum())
         part.requests += unanswered
-        part.wasted += unanswered
         keep = answer < seconds
         arrival, answer, seen, last = arrival[keep], answer[keep], seen[keep], last[keep]
         known = np.searchsorted(times, answer, "right")
