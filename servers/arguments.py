@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,6 +40,31 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"a whole number from {least} to {most}, not {text!r}")
 
     return convert
+
+
+def origin(text: str) -> str:
+    """An origin as browsers send it (RFC 6454, section 6.2): "HTTPS://Hub.example:443/" is "https://hub.example"."""
+    with contextlib.suppress(ValueError):
+        url = urlsplit(text)
+        port = url.port  # raises ValueError for what is none
+        default = {"http": 80, "https": 443}.get(url.scheme)
+        rest = url.username or url.path.strip("/") or url.query or url.fragment
+        if default and url.hostname and text.isascii() and not rest:
+            host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+            return f"{url.scheme}://{host}" + ("" if port in (None, default) else f":{port}")
+    raise argparse.ArgumentTypeError(f"an origin like https://hub.example, not {text!r}")
+
+
+def open_standard_streams() -> None:
+    """Give a process that was started without some of stdin, stdout and stderr /dev/null for each of them.
+
+    What it opens next, a socket perhaps, would take their place, and be read and written by whoever means them.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is this one
 
 
 def token_in(file: str) -> str:

@@ -19,23 +19,16 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from servers.feed import BATCH, HEARTBEAT, Batch, Gap
+from servers.on_uvicorn import TRANSPORT
 from servers.service import Service
 from servers.sse import reset_block, update_blocks
 
 WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined
 BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
 TURN = 100  # clients written to before others get the loop
-TRANSPORT = "servers.transport"  # where the scope has it
 HEARTBEAT_BLOCK = b": heartbeat\n\n"
 
 log = logging.getLogger("servers")
-
-
-def find_transport(scope: Scope, send: Send) -> None:
-    """Put the connection's transport into the scope, if this is uvicorn's own `send`: a method of its request."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)  # uvloop's is no asyncio.Transport
-    if transport is not None:
-        scope[TRANSPORT] = transport
 
 
 class Client:

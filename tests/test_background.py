@@ -28,7 +28,7 @@ from websockets.exceptions import ConnectionClosed
 
 from servers import background, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
-from servers.feed import Feed
+from servers.feed import HEARTBEAT, Feed
 from servers.service import Closing, Service
 from servers.sources import watch
 from servers.tree import Tree
@@ -40,8 +40,9 @@ BIG = b"x" * 100_000
 class House(FastAPI):
     """Three models on one port, below /long, /socket and /sse."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, *, heartbeat: float = HEARTBEAT) -> None:
         super().__init__()
+        self.heartbeat = heartbeat
         self.closing = Closing(feed)
         self.rooms = {
             "long": long_polling.create_app(feed),
@@ -576,7 +577,7 @@ async def everything_that_could_be_logged(directory: Path) -> None:
     feed, bad_name = Feed(), directory / os.fsdecode(b"not-utf-8-\xff")
     watching = short_polling.create_app(feed, source=lambda: watch(feed, Tree(directory)))
     bad_name.write_text("left out")
-    with serve(watching), serve(House(feed), heartbeat=0.1) as server:
+    with serve(watching), serve(House(feed, heartbeat=0.1)) as server:
         async with (
             http(server) as client,
             events(server, below="/sse") as stream,

@@ -624,7 +624,7 @@ def test_what_is_no_token_is_refused(text: str) -> None:
 
 @on_a_loop
 async def test_only_listed_origins_may_read(directory: Path) -> None:
-    """CORS names the origin of the allow-list and no other; a preflight needs no token, and there are no cookies."""
+    """CORS names the listed origin and no other; its pages may send the token; a preflight needs none."""
     ours, theirs = "https://hub.example", "https://elsewhere.example"
     async with served(directory, allow_origins=[ours], token=TOKEN) as client:
         bearer = {"Authorization": f"Bearer {TOKEN}"}
@@ -635,7 +635,7 @@ async def test_only_listed_origins_may_read(directory: Path) -> None:
         answer = await client.get("/files/a/b.csv", headers={"Origin": ours} | bearer)
         assert answer.headers["access-control-allow-origin"] == ours
         assert "etag" in answer.headers["access-control-expose-headers"].lower()
-        assert "access-control-allow-credentials" not in answer.headers
+        assert answer.headers["access-control-allow-credentials"] == "true"
         other = await client.get("/files/a/b.csv", headers={"Origin": theirs} | bearer)
         assert "access-control-allow-origin" not in other.headers
         refused = await client.get("/files", headers={"Origin": ours})

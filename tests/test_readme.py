@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "servers/README.md"]
 TWO_SCREENS = 100  # lines
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MINUTES = r"\d+(?: \+ \d+)?"  # for reading, and for the exercises
 ROW = re.compile(
-    r"^\| \[(?P<title>[^]]+)\]\((?P<path>notebooks/\S+\.ipynb)\) \| (?P<question>.+\?) \| (?P<minutes>\d+) \|$", re.M
+    rf"^\| \[(?P<title>[^]]+)\]\((?P<path>notebooks/\S+\.ipynb)\) \| (?P<question>.+\?) \| (?P<minutes>{MINUTES}) \|$",
+    re.M,
 )
 
 
