@@ -17,7 +17,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from servers.downloads import FOREIGN, ChangedMeanwhile, Pieces, in_thread, look, read_small
 from servers.tree import READ, File, Tree
@@ -34,9 +35,17 @@ PACKER = ThreadPoolExecutor(1, "packer")  # one: more of them would only wait fo
 
 
 class Wanted(BaseModel):
-    """The body of a request for a bundle: paths as the listing has them."""
+    """The body of a request for a bundle: paths as the listing has them, in 64 KiB at most, as any body."""
 
     paths: Annotated[list[str], Field(max_length=MOST)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def is_json(cls, body: object) -> object:
+        """Say what is wanted to who sends a form, as curl's -d does."""
+        if not isinstance(body, dict):
+            raise PydanticCustomError("wanted", 'send {"paths": [...]} as application/json')
+        return body
 
 
 class Bundle(Pieces):
