@@ -54,9 +54,9 @@ log = logging.getLogger("servers")
 Result = TypeVar("Result")
 
 
-async def in_reader(function: Callable[..., Result], *arguments: object) -> Result:
-    """What the function returns, called in one of the READERS."""
-    return await asyncio.get_running_loop().run_in_executor(READERS, function, *arguments)
+async def in_thread(pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: object) -> Result:
+    """What the function returns, called in a thread of this pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
 
 def requested_path(request: Request) -> str:
@@ -76,27 +76,35 @@ class ChangedMeanwhile(Exception):
         super().__init__("the file changed while it was read")
 
 
-def look(tree: Tree, path: str, *, small: int = CHUNK) -> tuple[File, bytes | BinaryIO]:
-    """A file, and its bytes, which are those of the hash; of one that is not `small`, the open file, still to be read.
+def look(tree: Tree, path: str) -> tuple[File, bytes | BinaryIO]:
+    """A file, and its bytes, which are those of the hash; of a large one, the open file, still to be read.
 
-    A small one that is not any more, nor begins with, what was announced is read as it is. Raises as `Tree.open` does,
-    and ChangedMeanwhile.
+    Raises as `Tree.open` does, and ChangedMeanwhile.
     """
     for _ in range(TRIES):
         file, known = tree.open(path)
-        if known.size > small:
+        if known.size > CHUNK:
             return known, file
-        with file:
-            before = os.fstat(file.fileno())
-            content = file.read(small + 1)
-            announced = content[: known.size]
-            if hashlib.sha256(announced).hexdigest() == known.sha256:
-                return known, announced
-            if small >= len(content) == before.st_size and identity(os.fstat(file.fileno())) == identity(before):
-                digest, executable = hashlib.sha256(content).hexdigest(), bool(before.st_mode & stat.S_IXUSR)
-                now = replace(known, size=len(content), sha256=digest, settled=False, executable=executable)
-                return replace(now, identity=identity(before), mtime=before.st_mtime), content
+        with file, contextlib.suppress(ChangedMeanwhile):
+            return read_small(file.fileno(), known, CHUNK)
     raise ChangedMeanwhile
+
+
+def read_small(file: int, known: File, most: int) -> tuple[File, bytes]:
+    """An open file as it was announced if it still begins like that, else as it is: what it is, and its bytes.
+
+    Raises ChangedMeanwhile when it is being written to, or has more than so many bytes.
+    """
+    before = os.fstat(file)
+    content = os.read(file, min(before.st_size, most) + 1)
+    announced = content[: known.size]
+    if hashlib.sha256(announced).hexdigest() == known.sha256:
+        return known, announced
+    if len(content) > most or len(content) != before.st_size or identity(os.fstat(file)) != identity(before):
+        raise ChangedMeanwhile
+    digest, executable = hashlib.sha256(content).hexdigest(), bool(before.st_mode & stat.S_IXUSR)
+    now = replace(known, size=len(content), sha256=digest, settled=False, executable=executable)
+    return replace(now, identity=identity(before), mtime=before.st_mtime), content
 
 
 class Downloads:
@@ -116,7 +124,7 @@ class Downloads:
         Whatever is not a regular file inside the tree is not there, and nor is what the tree leaves out.
         """
         try:
-            known, content = await in_reader(look, self.tree, path)
+            known, content = await in_thread(READERS, look, self.tree, path)
         except (ChangedMeanwhile, Abandoned) as error:
             raise unavailable(error) from None
         except ValueError:
@@ -272,7 +280,7 @@ class FileContent(Pieces):
         at, digest = (part.start, hashlib.sha256()) if by_stat else self.of.nearest(key, part.start)
         end, kept = part.stop if by_stat else size, b""
         while at < end:
-            data = await in_reader(self.read, at, min(CHUNK, end - at), digest)
+            data = await in_thread(READERS, self.read, at, min(CHUNK, end - at), digest)
             piece = data[max(part.start - at, 0) : max(part.stop - at, 0)]
             at += len(data)
             if piece:
@@ -296,7 +304,7 @@ class FileContent(Pieces):
         """Whether the file still has the hash that it had, and within it what has been read of it: it was touched."""
         whole, again = hashlib.sha256(), hashlib.sha256()
         for at in range(0, self.known.size, CHUNK):
-            data = await in_reader(self.read, at, min(CHUNK, self.known.size - at), whole)
+            data = await in_thread(READERS, self.read, at, min(CHUNK, self.known.size - at), whole)
             again.update(data[max(self.part.start - at, 0) : max(self.part.stop - at, 0)])
         return whole.hexdigest() == self.known.sha256 and again.digest() == part.digest()
 

@@ -11,6 +11,7 @@ once. What answers for one file is in downloads.py, for many in bundle.py.
 
 import asyncio
 from collections.abc import Collection
+from json.encoder import encode_basestring
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -190,17 +191,14 @@ class Listing:
 
 
 def encoded(head: dict[str, str], files: dict[str, Known]) -> bytes:
-    """The listing's JSON: what `head` says, and "files": [{"path", "size", "sha256", "mtime", "executable"}, ...].
-
-    A few at a time: while the encoder runs, no other thread does.
-    """
-    known = sorted(files.items())
-    pieces = (TO_JSON([entry(*each) for each in known[at : at + FEW]])[1:-1] for at in range(0, len(known), FEW))
-    return f'{TO_JSON(head)[:-1]},"files":[{",".join(pieces)}]}}'.encode()
+    """The listing's JSON: what `head` says, and "files": [{"path", "size", "sha256", "mtime", "executable"}, ...]."""
+    known = ",".join([entry(path, *known) for path, known in sorted(files.items())])
+    return f'{TO_JSON(head)[:-1]},"files":[{known}]}}'.encode()
 
 
-def entry(path: str, known: Known) -> dict[str, Any]:
-    """What the listing says of a file; of one that was made up there is no time and no executable bit."""
-    if known.mtime is None:
-        return {"path": path, "size": known.size, "sha256": known.sha256}
-    return {"path": path} | known._asdict()
+def entry(path: str, size: int | None, sha256: str | None, mtime: float | None, executable: bool | None) -> str:
+    """What the listing says of a file, by hand: an encoder of any objects takes three times as long, and no pause."""
+    if sha256 is None or mtime is None:  # made up
+        return TO_JSON({"path": path, "size": size, "sha256": sha256})
+    name, digest, runs = encode_basestring(path), encode_basestring(sha256), "true" if executable else "false"
+    return f'{{"path":{name},"size":{size},"sha256":{digest},"mtime":{mtime!r},"executable":{runs}}}'

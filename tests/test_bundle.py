@@ -181,6 +181,8 @@ async def test_what_is_asked_is_bounded(directory: Path) -> None:
         ]:
             answer = await client.post("/bundle", content=content, headers=headers)
             assert answer.status_code == status
+        form = await client.post("/bundle", data={"paths": "x"})
+        assert form.json() == {"detail": 'body: send {"paths": [...]} as application/json'}
         answer = await client.get("/bundle")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         described = (await client.get("/openapi.json")).json()["paths"]["/bundle"]["post"]["responses"]
