@@ -6,7 +6,8 @@
 
 What the listing says is read whole, up to MAX_LISTING. A file is written as it comes, at most as long as its size was
 announced; a later version than that says so itself, by its ETag and its Content-Length. What a part has already is not
-asked for again, as long as the file is still what was announced (Range and If-Range: RFC 9110, section 14).
+asked for again, as long as the file is still what was announced (Range and If-Range: RFC 9110, section 14); of a file
+that grows, any later version will do, whose hash says whether it began like that.
 """
 
 import asyncio
@@ -142,7 +143,9 @@ class Origin:
         if present:
             headers["If-None-Match"] = f'"{present.sha256}"'
         if part.size:
-            headers |= {"Range": f"bytes={part.size}-", "If-Range": f'"{wanted.sha256}"'}
+            headers["Range"] = f"bytes={part.size}-"
+        if part.size and not part.grows:
+            headers["If-Range"] = f'"{wanted.sha256}"'
         url = below(self.settings.files_url, f"/{quote(path)}")
         with self.request():
             async with self.http.stream("GET", url, headers=headers) as response:
@@ -150,15 +153,16 @@ class Origin:
                     return False
                 if response.status_code == 404:
                     raise Vanished
+                size = None
                 if response.status_code == 206 and part.size:
-                    check_range(response.headers, part.size, wanted.size)
+                    size = size_of(response.headers, part.size)
                 elif response.status_code != 200:
                     raise refusal(response.status_code, response.headers, await body_of(response, MAX_REASON))
                 else:
                     part.anew()
                 check_identity(response.headers)
                 etag = response.headers.get("ETag", "").removeprefix("W/").strip('"')
-                most = _most(wanted, etag, response.headers)
+                most = _most(wanted, etag, response.headers, size)
                 pace = Pace(self.settings.timeout)
                 async for chunk in response.aiter_raw():
                     self.counters.bytes += len(chunk)
@@ -208,17 +212,22 @@ class Origin:
         return bytes(body), None
 
 
-def check_range(headers: httpx.Headers, start: int, size: int) -> None:
-    """Raise BadAnswer unless a 206 has all from `start` on (RFC 9110, section 14.4)."""
-    found, asked = headers.get("Content-Range", ""), f"bytes {start}-{size - 1}/{size}"
-    if found.lower() != asked:
-        raise BadAnswer(f"asked for {asked}, but {found[:64]!r} came")
+def size_of(headers: httpx.Headers, start: int) -> int:
+    """The size of the file of which a 206 has all from `start` on (RFC 9110, section 14.4). Raises BadAnswer."""
+    found = headers.get("Content-Range", "")
+    match = re.fullmatch(f"bytes {start}-([0-9]{{1,18}})/([0-9]{{1,18}})", found, re.IGNORECASE)
+    if not match or int(match[1]) + 1 != int(match[2]):
+        raise BadAnswer(f"asked for all from {start} on, but {found[:64]!r} came")
+    return int(match[2])
 
 
-def _most(wanted: Version, etag: str, headers: httpx.Headers) -> int:
-    """How many bytes may come: what was announced, or what the head of another version says (RFC 9112, section 6.3)."""
+def _most(wanted: Version, etag: str, headers: httpx.Headers, size: int | None) -> int:
+    """How many bytes may come: what was announced, or what the head of another version says (RFC 9112, section 6.3).
+
+    `size` is what the head of a range says of the whole.
+    """
     other = SHA256.fullmatch(etag) and etag != wanted.sha256 and "Transfer-Encoding" not in headers
-    return max(wanted.size, int(headers.get("Content-Length", "0"))) if other else wanted.size
+    return max(wanted.size, size or int(headers.get("Content-Length", "0"))) if other else wanted.size
 
 
 def _listing(body: bytes) -> Listing:

@@ -97,6 +97,7 @@ class Begun:
         begin = now()
         try:
             await asyncio.to_thread(self.copy.reading.begin, part, path, self.state.stat(path), digest)
+            part.grows = True
         except OSError:
             part.anew()
         if grown:

@@ -23,6 +23,7 @@ class Part:
         """Raises OSError."""
         self.directory, self.name, self.size = directory, name, 0
         self.kept = 0  # of its bytes, those that it had before any were fetched
+        self.grows = False  # whether these are those of a file that may have grown
         self.digest = hashlib.sha256()
         self._file = directory.open(name, CREATE)
 
@@ -49,7 +50,7 @@ class Part:
         """Begin again. Raises OSError."""
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        self.size, self.kept, self.digest = 0, 0, hashlib.sha256()
+        self.size, self.kept, self.grows, self.digest = 0, 0, False, hashlib.sha256()
 
     def begin(self, file: BinaryIO, size: int, digest: "hashlib._Hash") -> None:
         """Begin with so many bytes of another file, whose digest is known. Raises OSError."""
