@@ -19,7 +19,7 @@ import httpx
 from lab.clients.answers import Refused, Unavailable
 from lab.mirror.bundle import SMALL, unpack
 from lab.mirror.copy import Copy
-from lab.mirror.fetch import Corrupt, NoBundles, Origin, Vanished
+from lab.mirror.fetch import Corrupt, LeftOut, NoBundles, Origin, Vanished
 from lab.mirror.files import KEPT
 from lab.mirror.grow import Begun
 from lab.mirror.jobs import Batch, Outcome
@@ -199,7 +199,7 @@ class Hands:
         for path in wrong:
             outcomes[path] = Corrupt(f"what came in a bundle is not the {wanted[path].size} bytes that were announced")
         rest = [path for path in jobs if path not in outcomes]
-        outcomes |= {path: full or ended or Vanished() for path in rest if path in wanted}
+        outcomes |= {path: full or ended or LeftOut() for path in rest if path in wanted}
 
     async def _alone(self, path: str, job: Job) -> Applied | None:
         """Fetch one file."""

@@ -57,6 +57,10 @@ class NoBundles(Exception):
     """This server sends each file by itself."""
 
 
+class LeftOut(Exception):
+    """Not in the bundle that it was asked for in."""
+
+
 class Entry(NamedTuple):
     """A file in a listing: `size` in bytes, `mtime` in Unix time (s)."""
 

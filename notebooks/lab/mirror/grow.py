@@ -72,7 +72,9 @@ class Begun:
             job.whole = job.whole or part.kept > 0
             raise
         except (Unavailable, httpx.RequestError):
-            if part.size >= LEAST:
+            if part.grows and part.size == part.kept and job.failures:  # perhaps it is no file that has grown
+                job.whole = True
+            elif part.size >= LEAST:
                 self._parts[path], part = part, None
                 while len(self._parts) > FEW:
                     self.copy.drop(self._parts.popitem(last=False)[1])

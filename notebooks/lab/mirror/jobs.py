@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from lab.clients.answers import GaveUp, Refused
 from lab.clients.terminal import WORTH_IT, watched
 from lab.mirror.bundle import SMALL
-from lab.mirror.fetch import Corrupt, NoBundles, Vanished
+from lab.mirror.fetch import Corrupt, LeftOut, NoBundles, Vanished
 from lab.mirror.names import UnsafePath
 from lab.mirror.queue import Job, Queue
 from lab.mirror.report import Applied, Counters, Faults
@@ -150,8 +150,9 @@ class Jobs:
 
     def settle(self, path: str, job: Job, outcome: Outcome, pauses: dict[int, float]) -> Applied | GaveUp | None:
         """What is left to do about a path after an attempt, and what is to be told."""
-        if isinstance(outcome, NoBundles):
-            self.together = False
+        if isinstance(outcome, NoBundles | LeftOut):
+            self.together = self.together and not isinstance(outcome, NoBundles)
+            job.alone = True
             asyncio.get_running_loop().call_soon(self.queue.put, path, job)
             return None
         if isinstance(outcome, Exception):
