@@ -17,11 +17,9 @@ import hashlib
 import logging
 import os
 import re
-import stat
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -31,7 +29,7 @@ from starlette.types import Receive, Scope, Send
 from servers.guard import RETRY_AFTER
 from servers.on_uvicorn import TRANSPORT
 from servers.short_polling import matches
-from servers.tree import Abandoned, File, Tree, identity
+from servers.tree import Abandoned, File, Tree, identity, runs
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -102,9 +100,8 @@ def read_small(file: int, known: File, most: int) -> tuple[File, bytes]:
         return known, announced
     if len(content) > most or len(content) != before.st_size or identity(os.fstat(file)) != identity(before):
         raise ChangedMeanwhile
-    digest, executable = hashlib.sha256(content).hexdigest(), bool(before.st_mode & stat.S_IXUSR)
-    now = replace(known, size=len(content), sha256=digest, settled=False, executable=executable)
-    return replace(now, identity=identity(before), mtime=before.st_mtime), content
+    digest = hashlib.sha256(content).hexdigest()
+    return File(len(content), digest, identity(before), settled=False, executable=runs(before)), content
 
 
 class Downloads:

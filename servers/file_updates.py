@@ -24,7 +24,7 @@ from servers.bundle import Bundle, Wanted
 from servers.downloads import NOSNIFF, Downloads, requested_path
 from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, TO_JSON, Feed, Known
-from servers.guard import Limit, Token
+from servers.guard import RETRY_AFTER, Limit, Token
 from servers.on_uvicorn import find_transport
 from servers.service import Service, Source, refuse_two_cursors
 from servers.short_polling import matches
@@ -124,15 +124,16 @@ def create_app(
     app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
     app.protect(token, max_connections, allow_origins)
     if tree is not None:
-        feed.adopt({path: Known(f.size, f.sha256, f.mtime, f.executable) for path, f in tree.files.items()})
+        feed.adopt({path: file.known for path, file in tree.files.items()})
     feed.listing()  # from now on it is kept, however short the history
-    listing = Listing(feed, getattr(tree, "source", None))
-
+    listing = Listing(feed, tree.source if tree else None)
     downloads = Downloads(tree) if tree else None
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
         """What stands at a cursor, in the order of paths; the cursor is the ETag."""
+        if feed.starting:  # half a listing would be taken for all of it
+            raise HTTPException(503, feed.starting(), headers={"Retry-After": RETRY_AFTER})
         cursor, body = await listing.now()
         headers = NOSNIFF | {"ETag": f'"{cursor}"'}
         if matches(request.headers.getlist("if-none-match"), headers["ETag"]):
@@ -151,6 +152,8 @@ def create_app(
         """The small ones of these files in one tar archive, each with its hash; the others are asked for alone."""
         if tree is None:
             raise HTTPException(404, "this server has news of files, and none of them")
+        if feed.starting:
+            raise HTTPException(503, feed.starting(), headers={"Retry-After": RETRY_AFTER})
         return Bundle(tree, wanted.paths)
 
     @app.get("/events")

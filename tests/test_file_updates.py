@@ -59,6 +59,21 @@ async def test_the_listing_is_what_stands_at_its_cursor(directory: Path) -> None
             assert [file["path"] for file in second.json()["files"]] == ["a/b.csv", "new"]
 
 
+@on_a_loop
+async def test_the_listing_names_its_source_if_that_is_kept(directory: Path) -> None:
+    """With an index there is a name that outlives the server; a file that may be run from now on is announced."""
+    tree, feed = Tree(directory), Feed(epoch="e")
+    tree.source = "0123456789abcdef"
+    with serve(create_app(feed, tree)) as server:
+        async with http(server) as client:
+            assert list((await client.get("/files")).json().items())[:2] == [("cursor", "e-0"), ("source", tree.source)]
+            (directory / "empty").chmod(0o755)
+            rescan(feed, tree)
+            (update,) = feed.read(0).updates
+            assert (update.path, update.change, update.executable) == ("empty", "modified", True)
+            assert (await client.get("/files")).json()["files"][1]["executable"] is True
+
+
 @pytest.mark.parametrize("files", [3, FEW + 1])
 def test_a_listing_and_the_events_after_its_cursor_lead_to_the_same_files(files: int) -> None:
     """At any moment of a busy log, also a short one, listing plus later events equals what stands there at the end."""
@@ -131,7 +146,7 @@ async def test_listing_events_and_files_agree_on_what_is_left_out(directory: Pat
         (directory / name).write_bytes(bytes(size))
     feed, tree = Feed(epoch="e"), Tree(directory, limit=10, ignore=[".git", "*.tmp", "build/*.o"])
     assert set(tree.skipped) == {"'big'"}
-    assert not any("/.git" in name for name in tree.directories)
+    assert not any(".git" in name for name in tree.folders)
     with serve(create_app(feed, tree)) as server:
         async with http(server) as client:
             listed = [file["path"] for file in (await client.get("/files")).json()["files"]]
