@@ -27,7 +27,7 @@ from lab.mirror.copy import Copy
 from lab.mirror.names import Version
 from lab.mirror.protect import TooManyLosses
 from lab.virtual import Net
-from tests.support import on_a_loop
+from tests.support import on_a_loop, until
 from tests.support_mirror import Stage, a_mirror, contents, files, following, remove, served, write
 from tests.support_mirror import sha256 as sha
 from tests.test_mirror import faults, followed, hostile, listing, live, reply, same, three_files, until_virtual, virtual
@@ -224,6 +224,14 @@ def test_what_comes_by_drops_is_broken_off(tmp_path: Path) -> None:
     _drops(tmp_path)
 
 
+class Longest(random.Random):
+    """Chance that always takes the longest pause."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """The upper end."""
+        return b
+
+
 @on_a_loop
 async def _resets(tmp_path: Path) -> None:
     update = {"seq": 1, "path": "b", "change": "deleted", "size": None, "sha256": None, "published": 1.0}
@@ -236,9 +244,13 @@ async def _resets(tmp_path: Path) -> None:
         url,
         heads,
     ):
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(following(a_mirror(tmp_path / "copy", url, retry=Retry(0.5, 8)), []), 3)
-        assert 2 <= sum(head.startswith(b"GET /files ") for head in heads) < 40
+        begin = asyncio.get_running_loop().time()
+        mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()))
+        task = asyncio.create_task(following(mirror, []))
+        await until(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
+        assert asyncio.get_running_loop().time() - begin >= 0.2 + 0.4 + 0.8 + 1.6
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def test_a_server_that_resets_each_stream_is_asked_less_and_less_often(tmp_path: Path) -> None:
