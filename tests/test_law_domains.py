@@ -317,9 +317,7 @@ def test_more_than_the_history_keeps_is_the_end_of_polling() -> None:
         theory.work("short polling", 1.0)
     interval = theory.interval_for(600.0, 0.0, 100.0)
     assert interval * 100 + 5 * math.sqrt(interval * 100) == pytest.approx(10_000)
-    assert (
-        theory.interval_for(95.0, 0.0, 90.0) == theory.interval_for(95.0, 0.0) == 100
-    )
+    assert theory.interval_for(95.0, 0.0, 90.0) == theory.interval_for(95.0, 0.0) == 100
     assert not theory.meets("long polling", 60.0, 6000.0, 0.1)
     assert not theory.meets("short polling", 600.0, 1e6, 0.1)
 
