@@ -68,7 +68,7 @@ async def test_a_quiet_poll_is_answered_304() -> None:
 @on_a_loop
 async def test_socket_answers_pings() -> None:
     """A WebSocket of the load stays connected for longer than a silent one would."""
-    with serve(websocket.create_app(Feed()), heartbeat=0.05) as server:
+    with serve(websocket.create_app(Feed(), heartbeat=0.05)) as server:
         load = Load("websocket", server.url)
         await load.connect(2)
         await until(lambda: load.beats >= 20)
