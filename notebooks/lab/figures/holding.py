@@ -50,7 +50,7 @@ def asked_by_rate(law: Law, measured: Mapping[float, float], gap: float, hold: f
     """
     rates = np.geomspace(0.02, 100, 200)
     most, least = 1 / gap, 1 / (gap + hold)
-    points = ", ".join(f"{count_of(rate)}: {asked:.2g}" for rate, asked in measured.items())
+    points = ", ".join(f"{rate:g}/s: {asked:.2g}" for rate, asked in measured.items())
     picture, axes = blank(
         f"From {least:.2g} requests a second, one each hold, to {most:.3g}, one each round trip",
         "updates per second, λ (logarithmic)",
@@ -65,12 +65,8 @@ def asked_by_rate(law: Law, measured: Mapping[float, float], gap: float, hold: f
     axes.plot(list(measured), list(measured.values()), LOOK.marker, color=LOOK.color, markersize=9, label="VIRTUAL")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.legend(loc="upper left", fontsize=10.5)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.12), fontsize=10.5)
     return picture
-
-
-def count_of(rate: float) -> str:
-    return f"{rate:g}/s"
 
 
 def empty_answers(updates_per_hour: float, transit: float, runs: Mapping[float, Run] | None = None) -> Picture:
@@ -137,12 +133,12 @@ def crowds(runs: Mapping[str, Run], events: Mapping[float, str], *, start: float
         moments = np.array([r.start for r in run.requests_between(start, end)])
         axes.vlines(moments, base, base + _recent(moments, SPREAD), color=LOOK.color, linewidth=1.6)
         axes.axhline(base, color="0.8", linewidth=1, zorder=0)
-        axes.text(start, base + 0.62 * most, name, weight="bold", va="bottom")
+        axes.text(start + 0.01 * (end - start), base + 0.62 * most, name, weight="bold", va="bottom")
         for at, peak in zip(times, peaks[name], strict=True):
             axes.text(at + 0.01 * (end - start), base + most, f"{peak}", va="top", color=INK)
     for at in times:
         axes.axvline(at, color=GREY, linewidth=1, linestyle=(0, (4, 2)), zorder=0)
-        axes.text(at, most * 1.12, events[at], ha="right", va="bottom", size=10, color=GREY)
+        axes.text(at + 0.005 * (end - start), most * 1.12, events[at], va="bottom", size=10, color=GREY)
     lines = [-room * row + high for row in range(len(runs)) for high in (0, most)]
     axes.set(xlim=(start, end), ylim=(-room * (len(runs) - 1) - 0.05 * most, 1.3 * most))
     axes.set_yticks(lines, [f"{high:g}" for _ in runs for high in (0, most)])
