@@ -24,7 +24,7 @@ from lab.checks.bounded import Misfit, asked_for, bounded, concerns_the_answer, 
 from lab.checks.overload import ENOUGH, UNANSWERED, Asked, Evidence, asks_wrongly, delivers_wrongly
 from lab.checks.values import plain, shown
 from lab.checks.verdict import Verdict, awaiting, compared, judged, tried
-from lab.virtual import Link, Net, serve
+from lab.virtual import Link, Net, VirtualError, serve
 from servers import long_polling
 from servers.feed import Feed
 
@@ -160,8 +160,7 @@ def _behind(client: Client, patience: float) -> tuple[list[Held], Evidence]:
         app = long_polling.create_app(Feed(), seed=1)
         app.add_middleware(Impatient, patience=patience, asked=evidence.asked)
         async with serve(app) as served:
-            schedule = Schedule.poisson(RATE, SECONDS, seed=7)
-            return await experiment(served, awaiting(client), schedule, clients=1, grace=90)
+            return await experiment(served, awaiting(client), _bursts(), clients=1, grace=90)
 
     try:
         evidence.run = virtually(main, link=Link(delay=DELAY))
@@ -171,12 +170,18 @@ def _behind(client: Client, patience: float) -> tuple[list[Held], Evidence]:
     return [request for request in evidence.asked if isinstance(request, Held)], evidence
 
 
+def _bursts() -> Schedule:
+    """Random updates, every third of which is followed by two more while the next request is on its way."""
+    first = Schedule.poisson(RATE, SECONDS, seed=7).times
+    return Schedule.at(sorted([*first, *(at + more for at in first[::3] for more in (0.01, 0.02))]), SECONDS + 1)
+
+
 def _fault(asked: list[Held], evidence: Evidence, patience: float) -> str | None:
     """What is wrong with a client by this evidence, or nothing."""
     if evidence.raised and asked and asked[-1].status in (504, UNANSWERED):
         what = "the 504" if asked[-1].status == 504 else "the request that the proxy forgot"
         return f"It does not outlive {what}, and must ask again. {explained(evidence.raised)}"
-    if wrong := asks_wrongly(evidence, "is it held at all?"):
+    if wrong := _gives_up_early(asked) or _asks_too_often(asked, patience) or asks_wrongly(evidence, ""):
         return wrong
     answered = [request for request in asked if request.status != UNANSWERED]
     if not answered:
@@ -192,22 +197,43 @@ def _fault(asked: list[Held], evidence: Evidence, patience: float) -> str | None
 def _waits_wrongly(asked: list[Held], answered: list[Held]) -> str | None:
     if len(asked) > 1 and asked[-1].at < FORGETS and asked[-1].status == 504:
         return f"After the 504 at {asked[-1].until:.0f} s it never asked again."
-    impatient = [request for request in answered if request.left and request.until - request.at < request.wait - 1]
-    if len(impatient) > 1:
-        one = impatient[0]
-        return (
-            f"It asks to be held for {one.wait:g} s, and gives up after {one.until - one.at:.1f} s itself, "
-            f"{len(impatient)} times: its own time limit must lie above the hold."
-        )
     forgotten = next((request for request in asked if request.status == UNANSWERED), None)
-    if forgotten is None and asked[-1].at < FORGETS:
-        return f"It waits for ever for one answer, asked for at {FORGETS:.0f} s or later: a time limit is missing."
+    if forgotten and forgotten is asked[-1]:
+        return f"It waits for ever for one answer, asked for at {forgotten.at:.0f} s: a time limit is missing."
     if forgotten and (waited := forgotten.until - forgotten.at) > forgotten.wait + LIMIT + 1:
         return (
             f"For an answer that never came it waited {waited:.0f} s, though it had asked to be held for "
             f"{forgotten.wait:.0f}: give it {LIMIT:g} s more at most."
         )
     return None
+
+
+def _gives_up_early(asked: list[Held]) -> str | None:
+    impatient = [request for request in asked if request.left and request.until - request.at < request.wait - 1]
+    if len(impatient) < 3:  # the experiment's end is one, and a forgotten request may be another
+        return None
+    one = impatient[0]
+    return (
+        f"It asks to be held for {one.wait:g} s, and gives up after {one.until - one.at:.1f} s itself, "
+        f"{len(impatient)} times: its own time limit must lie above the hold."
+    )
+
+
+def _asks_too_often(asked: list[Held], patience: float) -> str | None:
+    if len(asked) < ENOUGH or any(request.status in (400, 404, 422) for request in asked):
+        return None
+    often = f"{len(asked)} requests in {asked[-1].at:.0f} s"
+    brought = [seq for request in asked for seq in request.updates]
+    if len(brought) > len(set(brought)):
+        still = len({request.after for request in asked}) == 1
+        why = (
+            "the cursor does not move with the answers." if still else "send the cursor of the last answer, each time."
+        )
+        return f"{often}, and the same updates came again: {why}"
+    hold = asked[-1].wait
+    if hold < 0.5:
+        return f"{often}: is it held at all?"
+    return f"{often}, where the proxy would wait for {patience:g} s: in the end it asks to be held for {hold:.3g}."
 
 
 def _pauses(answered: list[Held]) -> str | None:
@@ -238,7 +264,7 @@ def _holds_wrongly(answered: list[Held], patience: float) -> str | None:
     if len(cuts) > CUTS:
         return f"It was cut {len(cuts)} times before it had found its hold: ask for a good deal less after each 504."
     if holds[0] < patience / 2 - 1e-6:
-        why = "" if cuts else " It was never cut at all: begin with 60 s."
+        why = "" if cuts else " It was never cut: begin with 60 s."
         return (
             f"The proxy would wait for {patience:g} s, and in the end it asks to be held for {holds[0]:.3g}: more "
             f"requests for nothing than need be.{why}"
@@ -323,8 +349,14 @@ def answers_from_a_cursor(function: Answering) -> Verdict:
         return Verdict(
             False,
             f"Asked the same twice, as by a client whose answer was lost on the way, it first gave "
-            f"{_listed(first.came)}, and then {again} The server must not remember who has seen what; the cursor says "
+            f"{_listed(first.came)}, and then {again}. The server must not remember who has seen what; the cursor says "
             "it.",
+        )
+    if len(questions) == len(ASKED) and all(plain(cursor) == plain(cursors[0]) for cursor in cursors):
+        return Verdict(
+            False,
+            f"The cursor is always {shown(plain(cursors[0]))}: it does not move, so nobody is told where to go on. Give "
+            "out the place where this answer ends.",
         )
     came = [q.came for q in questions]
     like = [text for text, ways in CURSOR_MISTAKES.items() if any(_came(way) == came for way in ways)]
@@ -336,7 +368,7 @@ def answers_from_a_cursor(function: Answering) -> Verdict:
             "Nothing ever came: a cursor from the clock says when somebody asked, not how long the log was then.",
         )
     return Verdict(
-        False, f"{_circumstances(first)} it gives {_listed(first.came)} and should give {_listed(first.due)}"
+        False, f"{_circumstances(first)} it gives {_listed(first.came)}, and should give {_listed(first.due)}."
     )
 
 
@@ -386,9 +418,9 @@ def _circumstances(question: Question) -> str:
 
 def _listed(entries: Any) -> str:
     if not isinstance(entries, list):
-        return f"{shown(entries)},"
+        return shown(entries)
     names = ", ".join(f"{e[1]} at {e[0]:g}" if isinstance(e, list) and len(e) == 2 else shown(e) for e in entries)
-    return f"{len(entries)} entries ({names})." if entries else "nothing."
+    return f"{len(entries)} ({names})" if entries else "nothing"
 
 
 def _from(start: Callable[[Sequence[Entry], Any], int], cursor: Callable[[Sequence[Entry]], Any] = len) -> Answering:
@@ -446,8 +478,6 @@ CURSOR_MISTAKES: dict[str, tuple[Answering, ...]] = {
         lambda log, after: ([] if after is None else log, len(log)),
     ),
     "The cursor does not move: what was sent comes again. Give out the place where this answer ends.": (
-        lambda log, after: ([], 0) if after is None else (log[after:], after),
-        lambda log, after: (log[after or 0 :], after or 0),
         lambda log, after: ([], len(log)) if after is None else (log[after:], after),
     ),
     "The cursor stands at the last one that was sent, and that comes again: go on behind it.": (
@@ -645,7 +675,7 @@ async def _carried_out(call: Call, answer: Callable[..., Awaitable[Any]], archiv
     except TimeoutError as error:
         call.out_of_time = limit.expired()
         call.raised = None if call.out_of_time else error
-    except Misfit:
+    except (Misfit, VirtualError):
         raise
     except Exception as error:
         if not concerns_the_answer(error):
@@ -681,19 +711,19 @@ def _wrong(call: Call, archive: Watched) -> str | None:
 
 
 def _content(call: Call, archive: Watched) -> str | None:
-    came, read = call.came, call.reads[-1][1] if call.reads else []
+    came, read = call.came, [n for n in call.reads[-1][1] if n > call.after] if call.reads else []
     wanted = list(range(call.after + 1, call.after + 1 + len(came)))
     asked = f"Asked for what is later than {call.after}, it gives {shown(came)}"
-    if came == wanted and (not came or came[-1] in archive.published):
+    if came == wanted and (not came or came[-1] in archive.published) and not set(came) < set(read):
         return None
     numbers = [n for n in came if isinstance(n, int)]
     if len(numbers) < len(came):
         return f"{asked}: no numbers of updates."
     if numbers and max(numbers) not in archive.published:
         return f"{asked}: nothing like that has been published."
-    if sorted(came) == wanted:
+    if sorted(came) == wanted and came != wanted:
         return f"{asked}: all of it, and not in the order in which it was published."
-    if min(numbers) <= call.after:
+    if numbers and min(numbers) <= call.after:
         return f"{asked}: that came before. Read after `after`, not from the start."
     if set(came) < set(read):
         return f"{asked}. It had read {shown(read)}: give all of it, or the rest is lost."
@@ -723,6 +753,8 @@ def _timing(call: Call, archive: Watched, missed: list[int]) -> str | None:
         return None
     if missed:
         return _late(call, archive, missed)
+    if call.lasted < call.wait - 0.1 and call.after + 1 in archive.published:
+        return f"It came back empty after {call.lasted:.2g} s, when there was news: read again when the event is set."
     if call.lasted < call.wait - 0.1:
         return f"It came back empty after {call.lasted:.2g} s instead of {call.wait:g}: hold."
     if call.lasted > call.wait + 0.25:
