@@ -178,9 +178,8 @@ class Searching:
                 begin = time.monotonic()
                 try:
                     with log.request():
-                        options = {"timeout": wait + 10}
                         question: dict[str, Any] = {"after": last, "wait": wait}
-                        response = await http.get(f"{url}/updates", params=question, **options)
+                        response = await http.get(f"{url}/updates", params=question, timeout=wait + 10)
                         if response.is_success:
                             for update in response.json()["updates"]:
                                 log.deliver(update)
@@ -339,7 +338,7 @@ def with_numpy(log: Any, after: Any) -> Any:
     return [log[place] for place in places[places >= begin]], np.int64(len(log))
 
 
-def later(log: Any, after: Any, start: Callable[[int], int] = lambda place: place) -> Any:
+def later(log: Any, after: Any, start: Callable[[Any], int] = lambda place: place) -> Any:
     return [] if after is None else log[start(after) :]
 
 
@@ -709,7 +708,7 @@ HOLDS = Corpus(
         "spins": (spins, "does not come to an end"),
         "sleeps": (sleeps_the_whole_wait, "how does it learn of news?"),
         "subscribes and sleeps": (subscribes_and_sleeps, "as soon as there is some"),
-        "remembers": (remembering_holder(), "as soon as there is some"),
+        "remembers": (remembering_holder(), "It had read [7]"),
         "streams": (streams, "It is a generator"),
         "a wrong name": (misspelt, "has no attribute 'reed'"),
         "a plain def": (hold_not_async, "It is a plain `def`"),

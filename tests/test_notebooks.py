@@ -46,6 +46,13 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
         ],
     ),
     "01_short_polling": (15, [('"requests": 100,', '"requests": "many",'), ("one_minute(10)", "one_minute(30)")]),
+    "02_long_polling": (
+        15,
+        [
+            ('"requests per second": 10,', '"requests per second": "ten",'),
+            ("often = 10", "often = 0.1"),
+        ],
+    ),
 }
 AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
 
@@ -315,7 +322,6 @@ RULES: list[Rule] = [
 # Notebooks that do not keep a rule yet; one that does must leave its list.
 NOT_YET = {
     "fits_a_page": {
-        "02_long_polling",
         "03_websockets",
         "04_server_sent_events",
         "05_side_by_side",
@@ -323,7 +329,6 @@ NOT_YET = {
         "solutions/03_websockets",
     },
     "begins_with_few_names": {
-        "02_long_polling",
         "03_websockets",
         "04_server_sent_events",
         "05_side_by_side",

@@ -230,6 +230,8 @@ def _asks_too_often(asked: list[Held], patience: float) -> str | None:
             "the cursor does not move with the answers." if still else "send the cursor of the last answer, each time."
         )
         return f"{often}, and the same updates came again: {why}"
+    if all(request.after is None for request in asked):
+        return f"{often}: without `after` each request begins at “now”, and is answered at once. Send the cursor."
     hold = asked[-1].wait
     if hold < 0.5:
         return f"{often}: is it held at all?"
@@ -352,21 +354,20 @@ def answers_from_a_cursor(function: Answering) -> Verdict:
             f"{_listed(first.came)}, and then {again}. The server must not remember who has seen what; the cursor says "
             "it.",
         )
-    if len(questions) == len(ASKED) and all(plain(cursor) == plain(cursors[0]) for cursor in cursors):
-        return Verdict(
-            False,
-            f"The cursor is always {shown(plain(cursors[0]))}: it does not move, so nobody is told where to go on. Give "
-            "out the place where this answer ends.",
-        )
     came = [q.came for q in questions]
-    like = [text for text, ways in CURSOR_MISTAKES.items() if any(_came(way) == came for way in ways)]
-    if len(like) == 1:
-        return Verdict(False, like[0])
     if not any(came) and any(isinstance(c, float) and c not in {e.published for e in LOG} for c in cursors):
         return Verdict(
             False,
             "Nothing ever came: a cursor from the clock says when somebody asked, not how long the log was then.",
         )
+    if len(questions) == len(ASKED) and all(plain(cursor) == plain(cursors[0]) for cursor in cursors):
+        return Verdict(
+            False,
+            f"The cursor is always {shown(plain(cursors[0]))}: it does not move. Give out where an answer ends.",
+        )
+    like = [text for text, ways in CURSOR_MISTAKES.items() if any(_came(way) == came for way in ways)]
+    if len(like) == 1:
+        return Verdict(False, like[0])
     return Verdict(
         False, f"{_circumstances(first)} it gives {_listed(first.came)}, and should give {_listed(first.due)}."
     )
@@ -671,7 +672,7 @@ async def _carried_out(call: Call, answer: Callable[..., Awaitable[Any]], archiv
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(call.wait + 10) as limit:
-            call.came = await answer(archive, call.after, call.wait)
+            call.came = await asyncio.ensure_future(answer(archive, call.after, call.wait))  # a task, as in a server
     except TimeoutError as error:
         call.out_of_time = limit.expired()
         call.raised = None if call.out_of_time else error
