@@ -10,15 +10,12 @@ import functools
 import logging
 import math
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
-from servers.arguments import Parser, number, token_in, whole
-from servers.background import ServerError, serve
+from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, token_in, whole
+from servers.background import ServerError, run
 from servers.feed import HEARTBEAT, Feed
-from servers.guard import checked_token
 from servers.models import SLUGS, model
 from servers.service import Service, Source
 from servers.sources import play, synthetic_edits, watch
@@ -44,7 +41,7 @@ def parser() -> Parser:
                    help="updates kept for clients that resume (10000)")  # fmt: skip
     p.add_argument("--heartbeat", type=number, default=HEARTBEAT, metavar="S", help="seconds between signs of life")
     p.add_argument("--poll-interval", type=number, default=5.0, metavar="S", help="what X-Poll-Interval asks for")
-    p.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN",
+    p.add_argument("--allow-origin", type=origin, action="append", default=[], metavar="ORIGIN",
                    help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
     p.add_argument("--ignore", action="append", default=[], metavar="GLOB",
                    help="with --watch: leave out .git, '*.tmp', 'build/*.o' (may be repeated)")  # fmt: skip
@@ -88,6 +85,8 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
     if options.model != "file-updates" and (options.token or options.max_connections):
         raise ValueError("--token-file and --max-connections are for file-updates")
+    if options.allow_origin and "allow_origins" not in model(options.model).options:
+        raise ValueError(f"--allow-origin has no effect on {options.model}")
     if not options.watch and (options.ignore or options.max_size is not None):
         raise ValueError("--ignore and --max-size need --watch")
     if options.regular and (options.watch or options.model == "demo"):
@@ -105,6 +104,7 @@ def token_of_environment() -> str | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM; return the exit status."""
+    open_standard_streams()
     command = parser()
     options = command.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
@@ -116,22 +116,10 @@ def main(arguments: list[str] | None = None) -> int:
         command.error(str(error))
     except KeyboardInterrupt:  # while it takes its first look at a large directory
         return 0
-    return run(app, command, options)
-
-
-def run(app: Service, command: Parser, options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM, and say where; return the exit status."""
-    enough = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: enough.set())
     try:
-        server = serve(app, host=options.host, port=options.port, quiet=False, heartbeat=options.heartbeat)
+        return run(app, options.model, host=options.host, port=options.port)
     except ServerError as error:
         command.error(str(error))
-    print(f"{options.model} at {server.url} (Ctrl-C stops it)", flush=True)
-    enough.wait()
-    server.stop()
-    return 0
 
 
 if __name__ == "__main__":

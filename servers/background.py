@@ -9,28 +9,28 @@ cuts it with a traceback. So it stops listening, the application ends its own st
 they return as any response does, and then uvicorn has nothing to wait for.
 """
 
-import asyncio
 import contextlib
 import errno
-import functools
 import logging
+import os
+import signal
+import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import uvicorn
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn._types import ASGISendEvent
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
-from websockets.protocol import State
 
 from servers.feed import HEARTBEAT
+from servers.on_uvicorn import GracefulServer, uvicorn_options
+from servers.service import Service
 
 START_LIMIT = 10.0  # seconds until a server that does not accept connections is given up
-CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
 STOP_LIMIT = 5.0  # seconds until a thread that does not end is reported
+LEAVE_LIMIT = 1.3  # seconds until a command no longer waits for what is left of its streams; it has 2 in all
 LOGGERS = ("servers", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "sse_starlette.sse", "watchfiles.main")
 
 log = logging.getLogger("servers")
@@ -40,83 +40,16 @@ class ServerError(RuntimeError):
     """A server that did not start, did not stop, or logged an error while it ran."""
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, but what a client does wrong gets an answer, and is no error in the server's log.
-
-    uvicorn leaves a handshake that it cannot parse (a line over 8 KiB) open and unanswered, and stumbles over
-    it when it stops; for a text that is not UTF-8 it logs a traceback; and of a client that answers no ping
-    because it reads no more, it waits for the unread bytes to be read before it lets it go. And a text that goes
-    to many clients is made a frame once.
-    """
-
-    async def send(self, message: ASGISendEvent) -> None:
-        text = message.get("text") if message["type"] == "websocket.send" else None
-        if not self.writable.is_set():
-            await self.writable.wait()
-        if text is None or self.disconnected or self.conn.state is not State.OPEN or self.conn.extensions:
-            await super().send(message)  # which also knows what cannot be sent now
-        else:
-            self.transport.write(framed(str(text)))
-
-    def handle_events(self) -> None:
-        super().handle_events()
-        if self.conn.handshake_exc and not self.handshake_initiated:
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-            self.transport.close()
-
-    def send_receive_event_to_app(self) -> None:
-        try:
-            if self.curr_msg_data_type == "text":
-                b"".join(self.frames).decode()
-        except UnicodeDecodeError:
-            self.conn.send_close(1007)
-            self.handle_parser_exception()
-        else:
-            super().send_receive_event_to_app()
-
-    def keepalive_timeout(self) -> None:
-        super().keepalive_timeout()
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-
-
-@functools.lru_cache(maxsize=1)  # one: the clients of one text follow each other, and a text may be large
-def framed(text: str) -> bytes:
-    """The text as one frame of a server (RFC 6455, section 5.2)."""
-    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
-
-
-def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:
-    """The settings of every server of the course, as keyword arguments of `uvicorn.Config`.
-
-    The keep-alive is longer than any polling interval (uvicorn's 5 s races a client that polls every 5 s),
-    deflate is off (it costs about 100 KiB a connection), a client's message has at most 64 KiB, and a
-    WebSocket whose client is silent is pinged each heartbeat and given up 1.5 heartbeats later.
-    """
-    return {
-        "timeout_keep_alive": 75,
-        "timeout_graceful_shutdown": 1,
-        "ws": WebSocketProtocol,
-        "ws_per_message_deflate": False,
-        "ws_max_size": 65536,
-        "ws_ping_interval": heartbeat,
-        "ws_ping_timeout": 1.5 * heartbeat,
-        "interface": "asgi3",
-        "proxy_headers": False,
-        "access_log": False,
-        "log_config": None,
-        "server_header": False,
-    }
-
-
 class Server:
     """A running server; made by `serve`. `url` and `port` say where, `app` is the application."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, heartbeat: float) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event) -> None:
+        self.app, self._over = app, over
         self._cause: BaseException | None = None
-        config = uvicorn.Config(self._watched, host, port, **uvicorn_options(heartbeat))
-        self._uvicorn = _Uvicorn(config, getattr(app, "closing", None))
+        config = uvicorn.Config(self._watched, host, port, **uvicorn_options(getattr(app, "heartbeat", HEARTBEAT)))
+        self._uvicorn = GracefulServer(config, getattr(app, "closing", None), START_LIMIT)
+        if isinstance(app, Service):
+            app.on_failure = over.set
         self._thread = threading.Thread(target=self._run, name=f"server of {host}:{port}", daemon=True)
         self._silence = Silence(quiet=quiet)  # errors while it starts, in any case: they come as an exception
         self._thread.start()
@@ -136,8 +69,13 @@ class Server:
         """What it has logged as errors so far; `stop()` raises them."""
         return self._silence.errors
 
+    @property
+    def running(self) -> bool:
+        """Whether it still serves."""
+        return self._thread.is_alive()
+
     def __repr__(self) -> str:
-        return f"<server at {self.url}, {'running' if self._thread.is_alive() else 'stopped'}>"
+        return f"<server at {self.url}, {'running' if self.running else 'stopped'}>"
 
     def __enter__(self) -> Self:
         return self
@@ -155,17 +93,22 @@ class Server:
         Raises ServerError with what the server logged as errors while it ran. In a cell whose own clients
         are still connected, call it as `await asyncio.to_thread(server.stop)`.
         """
-        self._uvicorn.exit()
-        self._thread.join(STOP_LIMIT)
-        if self._thread.is_alive():
+        if not self.ends(STOP_LIMIT):
             raise ServerError(f"the server at {self.url} did not stop within {STOP_LIMIT:g} s")
         _running.pop(self, None)
         self._silence.close()
         errors, self._silence.errors = self._silence.errors, []
         if errors:
-            cause = next((record.exc_info[1] for record in errors if record.exc_info), None)
+            failure = getattr(self.app, "failure", None)  # of its source
+            cause = next((record.exc_info[1] for record in errors if record.exc_info), failure)
             text = "\n".join(_text(record) for record in errors)
             raise ServerError(f"the server at {self.url} logged: {text}") from cause
+
+    def ends(self, limit: float) -> bool:
+        """Tell it to end, and say whether it has, `limit` seconds later at most."""
+        self._uvicorn.exit()
+        self._thread.join(limit)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         self._silence.thread = threading.get_ident()  # before anything is logged
@@ -175,10 +118,14 @@ class Server:
             self._cause = self._cause or error
             if self._uvicorn.started:
                 log.error("the server ended by itself", exc_info=error)
+        finally:
+            self._over.set()
 
     async def _watched(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
+        except ClientDisconnect:
+            pass  # while its body was read: no fault of the application's
         except Exception as error:
             if scope["type"] == "lifespan":
                 self._cause = error  # what startup raised; uvicorn only logs it
@@ -198,66 +145,6 @@ class Server:
             else:
                 reason = repr(cause) if cause else f"not ready within {START_LIMIT:g} s"
             raise ServerError(f"no server at {address}: {reason}") from cause
-
-
-class Closing(Protocol):
-    """The closing signal of an application, as its server sees it: open while it serves, closed for a stop."""
-
-    def open(self) -> None:
-        """Let streams and held requests last."""
-
-    def close(self) -> None:
-        """End all streams and held requests, now and from now on."""
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn, but the application ends its streams first, and no start or client can keep it waiting for ever.
-
-    It is told to exit, where uvicorn looks ten times a second: a stop begins at once, and a quiet server sleeps.
-    """
-
-    def __init__(self, config: uvicorn.Config, closing: Closing | None) -> None:
-        super().__init__(config)
-        self.closing = closing
-        self.exiting = asyncio.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None
-
-    def exit(self) -> None:
-        """From any thread: stop now, or as soon as it has started."""
-        self.should_exit = True  # first: who does not see the loop yet looks at this next
-        if self.loop:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self.exiting.set)
-
-    async def main_loop(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        while not await self.on_tick(0):  # which also sets the Date header
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self.exiting.wait()
-
-    async def startup(self, sockets: Any = None) -> None:
-        if self.closing:
-            self.closing.open()
-        try:
-            async with asyncio.timeout(START_LIMIT):
-                await super().startup(sockets)
-        except TimeoutError:
-            raise TimeoutError(f"not ready within {START_LIMIT:g} s") from None
-
-    async def shutdown(self, sockets: Any = None) -> None:
-        for listener in self.servers:
-            listener.close()
-        asyncio.get_running_loop().call_later(CLEAN_LIMIT, self.cut_connections)
-        if self.closing:
-            self.closing.close()
-            if self.server_state.tasks:  # uvicorn would break off a WebSocket whose own farewell is not written yet
-                await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
-        await super().shutdown(sockets)
-
-    def cut_connections(self) -> None:
-        for connection in tuple(self.server_state.connections):
-            connection.transport.abort()
 
 
 class Silence(logging.Filter):
@@ -296,12 +183,18 @@ _running: dict[Server, tuple[str, str]] = {}  # with the notebook cell that star
 
 
 def serve(
-    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, quiet: bool = True, heartbeat: float = HEARTBEAT
+    app: ASGIApp,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    quiet: bool = True,
+    over: threading.Event | None = None,
 ) -> Server:
     """Start `app` in a background thread and return once it accepts connections.
 
     `port` 0 takes a free one. With `quiet` the server logs nothing: errors come out of `stop()`. In a
-    notebook, running a cell again stops the servers that the same cell started before.
+    notebook, running a cell again stops the servers that the same cell started before. `over` is set when the
+    server has ended, or can tell no more news because the application's source has failed.
     Raises ServerError with the cause when the port is taken or the application's startup fails.
     """
     cell, execution = _this_cell()
@@ -312,9 +205,30 @@ def serve(
     for server in tuple(_running):
         if server.app is app and hasattr(app, "closing") and server._thread.is_alive():
             raise ServerError(f"the application is already served at {server.url}: make another one")
-    server = Server(app, host, port, quiet, heartbeat)
+    server = Server(app, host, port, quiet, over or threading.Event())
     _running[server] = cell, execution
     return server
+
+
+def run(app: Service, name: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+    """Serve as a command does: say where, and go on until Ctrl-C or SIGTERM; return the exit status.
+
+    It is 1 when the server could not go on: its source failed, which is a line in the log, or it ended by itself.
+    Raises ServerError when it does not start.
+    """
+    enough = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: enough.set())
+    server = serve(app, host=host, port=port, quiet=False, over=enough)
+    print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
+    enough.wait()
+    status = 1 if not server.running or app.failure is not None else 0
+    if not server.ends(LEAVE_LIMIT):  # of thousands, all were told, or cut off: what they leave behind ends with us
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    server.stop()
+    return status
 
 
 def _this_cell() -> tuple[str, str]:

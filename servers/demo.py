@@ -15,7 +15,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -27,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, Feed
 from servers.models import MODELS
+from servers.on_uvicorn import Tap, carrier_of
 from servers.service import Service, Source, Traffic
 from servers.sources import synthetic_edits
 from servers.tree import Edit
@@ -48,21 +49,6 @@ class Controls(BaseModel):
     interval: Annotated[float | None, Field(ge=0.2, le=10, allow_inf_nan=False)] = None
     delay: Annotated[float | None, Field(ge=0, le=2, allow_inf_nan=False)] = None
     paused: StrictBool | None = None
-
-
-class Tap:
-    """A transport that counts what is written to it for a lane."""
-
-    def __init__(self, transport: asyncio.Transport, lane: "Lane") -> None:
-        self.transport, self.lane = transport, lane
-
-    def write(self, data: bytes) -> None:
-        """Count, and write."""
-        self.lane.down += len(data)
-        self.transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
 
 
 class Lane:
@@ -93,17 +79,11 @@ class Lane:
     def tapped(self, scope: Scope) -> Tap:
         """Count the request that has come, and from now on what its connection carries."""
         self.up += head_size(scope)
-        carrier = scope[CARRIER]  # of one request, or of one WebSocket
-        tap = carrier.transport = Tap(carrier.transport, self)
-        if scope["type"] == "websocket":
-            receive_data = carrier.conn.receive_data
+        return Tap(scope[CARRIER], functools.partial(self.carried, "down"), functools.partial(self.carried, "up"))
 
-            def received(data: bytes) -> None:
-                self.up += len(data)
-                receive_data(data)
-
-            carrier.conn.receive_data = received
-        return tap
+    def carried(self, way: Literal["up", "down"], size: int) -> None:
+        """Count bytes."""
+        setattr(self, way, getattr(self, way) + size)
 
     async def delayed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the server, whose messages leave later, in the order in which it sent them."""
@@ -187,9 +167,19 @@ class Demo(Service):
 
     allow_origins: Collection[str] = ()
 
-    def __init__(self, feed: Feed, lanes: dict[str, tuple[Service, str]], source: Source | None, edits: Edits) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        lanes: dict[str, tuple[Service, str]],
+        source: Source | None,
+        edits: Edits,
+        *,
+        heartbeat: float = HEARTBEAT,
+    ) -> None:
         traffic = Lanes(feed, [app for app, _ in lanes.values()])
-        super().__init__("demo", feed, path="", source=source or self.play, traffic=traffic)
+        super().__init__(
+            "demo", feed, path="", page="demo.html", heartbeat=heartbeat, source=source or self.play, traffic=traffic
+        )
         self.edits = edits
         self.synthetic = source is None
         self.rate, self.interval, self.delay, self.paused = 1.0, 2.0, 0.0, False
@@ -204,7 +194,7 @@ class Demo(Service):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Remember uvicorn's own end of the connection before anything wraps `send`."""
-        scope[CARRIER] = getattr(send, "__self__", None)
+        scope[CARRIER] = carrier_of(send)
         await super().__call__(scope, receive, send)
 
     def due(self) -> float:
@@ -282,7 +272,7 @@ def create_app(
     lanes = {
         each.slug: (each.create_app(feed, **{name: given[name] for name in each.options}), each.path) for each in MODELS
     }
-    app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload))
+    app = Demo(feed, lanes, source, functools.partial(synthetic_edits, seed=seed, payload=payload), heartbeat=heartbeat)
     app.allow_origins = allow_origins
     app.change(start)
     app.include_router(controls)

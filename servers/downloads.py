@@ -18,8 +18,8 @@ from urllib.parse import unquote_to_bytes
 from fastapi import HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from servers.fan_out import TRANSPORT
 from servers.guard import RETRY_AFTER
+from servers.on_uvicorn import TRANSPORT
 from servers.short_polling import matches
 from servers.tree import Abandoned, File, Tree, identity
 

@@ -19,9 +19,10 @@ from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 
 from servers.downloads import NOSNIFF, answer, requested_path
-from servers.fan_out import FanOut, find_transport
+from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, Feed, Known
 from servers.guard import Limit, Token
+from servers.on_uvicorn import find_transport
 from servers.service import Service, Source, refuse_two_cursors
 from servers.short_polling import matches
 from servers.tree import Tree
@@ -52,7 +53,9 @@ class FileUpdates(Service):
     """The service; `coalesced` says that of several updates of one path a client may get only the last."""
 
     def __init__(self, feed: Feed, source: Source | None, *, heartbeat: float, retry: int, coalesce: bool) -> None:
-        super().__init__("file updates", feed, path="/events", source=source)
+        super().__init__(
+            "file updates", feed, path="/events", page="file-updates.html", heartbeat=heartbeat, source=source
+        )
         self.coalesced = coalesce
         self.fan_out = FanOut(self, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
 
@@ -72,6 +75,7 @@ class FileUpdates(Service):
             self.add_middleware(
                 CORSMiddleware,
                 allow_origins=allow_origins,
+                allow_credentials="*" not in allow_origins,  # a page's EventSource sends a token as HTTP Basic
                 allow_methods=("GET", "HEAD"),
                 allow_headers=ASKED,
                 expose_headers=SHOWN,

@@ -23,7 +23,7 @@ MAX_HOLD = 60.0  # seconds: many proxies cut a silent connection at 60
 
 def create_app(feed: Feed, *, jitter: float = 0.1, seed: int | None = None, source: Source | None = None) -> Service:
     """A server that holds. Each hold is drawn from [(1 - jitter) wait, wait], so that clients spread out."""
-    app = Service("long polling", feed, path="/updates", source=source)
+    app = Service("long polling", feed, path="/updates", page="long-polling.html", source=source)
     rng = random.Random(seed)
 
     @app.get("/updates", responses={410: {"description": "Cursor too old"}})

@@ -37,7 +37,7 @@ class Model:
 MODELS = (
     Model("short-polling", "short polling", "/updates", ("poll_interval",)),
     Model("long-polling", "long polling", "/updates"),
-    Model("websocket", "WebSocket", "/ws", ("allow_origins",)),
+    Model("websocket", "WebSocket", "/ws", ("allow_origins", "heartbeat")),
     Model("sse", "SSE", "/events", ("heartbeat",)),
 )
 # Made of the models: not a delivery of their own.

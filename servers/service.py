@@ -9,33 +9,40 @@ streams: `closing` is the signal on which every stream of this server waits besi
 
 import asyncio
 import contextlib
+import functools
 import importlib.resources
+import inspect
 import logging
 import mimetypes
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from servers.feed import BadCursor, Feed, Gap
+from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
 
 PAGES = Path(__file__).parent / "pages"
 SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere
+NO_STORE = {"Cache-Control": "no-store"}
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")
 Source = Callable[[], Coroutine[Any, Any, None]]
+Endpoint = Callable[..., Any]
 
 
 class Closing:
@@ -106,55 +113,153 @@ class Counted:
 
 
 class Service(FastAPI):
-    """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs."""
+    """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs.
+
+    `page` is the file of its live page in `pages/`, `heartbeat` (s) how often a silent stream shows that it lives.
+    """
 
     def __init__(
-        self, model: str, feed: Feed, *, path: str, source: Source | None = None, traffic: Traffic | None = None
+        self,
+        model: str,
+        feed: Feed,
+        *,
+        path: str,
+        page: str | None = None,
+        heartbeat: float = HEARTBEAT,
+        source: Source | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
+        self.router.route_class = Route
         self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
-        self.feed, self.source = feed, source
+        self.feed, self.source, self.heartbeat = feed, source, heartbeat
+        self.filling: asyncio.Task[None] | None = None  # the source, once it was started
+        self.on_failure: Callable[[], object] = lambda: None
+        self.kept: list[Endpoint] = []
         self.closing = Closing(feed)
         self.traffic = traffic or Traffic(model, feed)
         registry = CollectorRegistry()
         registry.register(self.traffic)
-        page = PAGES / f"{model.lower().replace(' ', '-')}.html"
+        pages = Assets(directory=PAGES)
 
         self.add_middleware(Counted, path=path, traffic=self.traffic)
         self.add_exception_handler(BadCursor, _bad_request)
         self.add_exception_handler(RequestValidationError, _bad_request)
         self.add_exception_handler(Gap, _gone)
         self.servers = [{"url": ".", "description": "this server"}]  # beside /openapi.json, wherever a proxy puts that
-        self.mount("/pages", Assets(directory=PAGES))
+        self.mount("/pages", pages)
         self.mount("/swagger-ui", Assets(directory=SWAGGER_UI))
 
         @self.get("/", include_in_schema=False)
-        async def live_page() -> Response:
-            return FileResponse(page, headers={"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"})
+        async def live_page(request: Request) -> Response:
+            if page is None:
+                raise HTTPException(404, "this server has no page")
+            response = await pages.get_response(page, request.scope)
+            response.headers["Content-Security-Policy"] = PAGE_POLICY
+            return response
 
         @self.get("/docs", include_in_schema=False)
         async def documentation() -> Response:
-            return get_swagger_ui_html(
+            response = get_swagger_ui_html(
                 openapi_url="openapi.json",
                 title=self.title,
                 swagger_js_url="swagger-ui/swagger-ui-bundle.js",
                 swagger_css_url="swagger-ui/swagger-ui.css",
                 swagger_favicon_url="pages/icon.svg",
             )
+            response.headers["Cache-Control"] = "no-cache"
+            return response
 
-        @self.get("/healthz")
-        async def health() -> dict[str, str]:
-            """Whether the server answers, and where its log stands."""
-            return {"status": "ok", "model": model, "cursor": feed.cursor}
+        @self.get("/healthz", responses={503: {"description": "It starts, or its source of updates has failed"}})
+        async def health() -> Response:
+            """Whether the server can tell what changes, and where its log stands."""
+            state = {"status": self.status, "model": model, "cursor": feed.cursor}
+            return JSONResponse(state, 200 if self.status == "ok" else 503, NO_STORE)
 
-        @self.get("/metrics")
+        @self.get("/metrics", response_class=PlainTextResponse)
         async def metrics() -> Response:
             """Requests, held connections, deliveries and resets, in Prometheus' text format."""
-            return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+            return Response(generate_latest(registry), 200, NO_STORE, CONTENT_TYPE_LATEST)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the source, if anything but a stop did."""
+        ended = self.filling is not None and self.filling.done() and not self.filling.cancelled()
+        return self.filling.exception() if self.filling and ended else None
+
+    @property
+    def status(self) -> str:
+        """ "ok", or why this server cannot tell what changes: "starting", or its source failed."""
+        if self.source and self.filling is None:
+            return "starting"
+        return f"the source of updates failed: {told(self.failure)}" if self.failure else "ok"
+
+    def add_api_websocket_route(self, path: str, endpoint: Endpoint, *args: Any, **options: Any) -> None:
+        """As FastAPI's, but as in `Route`."""
+        self.kept.append(endpoint)
+        super().add_api_websocket_route(path, weakly(endpoint), *args, **options)
+
+
+class Route(APIRoute):
+    """A route that answers HEAD as it answers GET, without the body, and lets its endpoint go with its application."""
+
+    def __init__(self, path: str, endpoint: Endpoint, **options: Any) -> None:
+        super().__init__(path, weakly(endpoint), **options)
+        self.kept = endpoint
+        methods = set(self.methods or ())
+        self.answered = methods | ({"HEAD"} if "GET" in methods else set())
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether this route is asked for; for HEAD as for GET."""
+        head = scope.get("method") == "HEAD" and "HEAD" in self.answered
+        return super().matches({**scope, "method": "GET"} if head else scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; when only the head is asked for, no stream is begun and no file read."""
+        if scope["method"] not in self.answered:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self.answered))})
+        if scope["method"] != "HEAD":
+            return await super().handle(scope, receive, send)
+
+        async def send_head(message: Message) -> None:
+            await send(message)
+            await send({"type": "http.response.body"})
+            raise HeadSent
+
+        try:
+            await self.app(scope, receive, send_head)
+        except* HeadSent:
+            pass
+
+
+class HeadSent(Exception):
+    """All that was asked for has been answered."""
+
+
+def weakly(endpoint: Endpoint) -> Endpoint:
+    """The endpoint as FastAPI may see it: FastAPI keeps each in a cache of the process, with all that hangs on it."""
+    if not inspect.iscoroutinefunction(endpoint):
+        return endpoint
+    reference = weakref.ref(endpoint)
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        the_endpoint = reference()
+        assert the_endpoint is not None, "its route keeps it"
+        return await the_endpoint(*args, **kwargs)
+
+    call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
+    call.__signature__ = inspect.signature(endpoint, eval_str=True)  # type: ignore[attr-defined]
+    return call
 
 
 class Assets(StaticFiles):
     """Static files that a browser asks about each time, so that an edited page is seen at once."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or 304, or 405 with what is allowed."""
+        if scope["method"] not in ("GET", "HEAD"):
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+        return await super().get_response(path, scope)
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """The file, or 304."""
@@ -166,22 +271,29 @@ class Assets(StaticFiles):
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert isinstance(app, Service)
+    app.filling = None
     if app.source is None:
         yield
         return
-    task = asyncio.create_task(app.source(), name="source")
-    task.add_done_callback(_report)
+    app.filling = asyncio.create_task(app.source(), name="source")
+    app.filling.add_done_callback(functools.partial(_report, app))
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        app.filling.cancel()
+        await asyncio.wait({app.filling})
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    """A source that fails leaves a server without news: say so in the log, where `stop()` finds it."""
-    if not task.cancelled() and (error := task.exception()):
-        log.error("the source of updates failed: %s", error, exc_info=error)
+def _report(app: Service, task: asyncio.Task[None]) -> None:
+    """A source that fails leaves a server without news: say so in the log, where `stop()` finds it, and to its host."""
+    if app.failure:
+        log.error("the source of updates failed: %s", told(app.failure))
+        app.on_failure()
+
+
+def told(error: BaseException | None) -> str:
+    """An error in one line: the system's says what it is, another needs its type."""
+    return " ".join((str(error) if isinstance(error, OSError) else repr(error)).splitlines())
 
 
 async def _bad_request(request: Request, error: Exception) -> Response:
@@ -198,7 +310,7 @@ async def _gone(request: Request, error: Exception) -> Response:
     assert isinstance(error, Gap)
     assert isinstance(request.app, Service)
     request.app.traffic.resets += 1
-    return JSONResponse(error.as_dict(), status_code=410, headers={"Cache-Control": "no-store"})
+    return JSONResponse(error.as_dict(), status_code=410, headers=NO_STORE)
 
 
 def refuse_two_cursors(request: HTTPConnection) -> None:

@@ -15,7 +15,7 @@ from servers.service import Service, Source, refuse_two_cursors
 
 def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None = None) -> Service:
     """A server that answers at once. `poll_interval` (s) is the pace it asks its clients to keep."""
-    app = Service("short polling", feed, path="/updates", source=source)
+    app = Service("short polling", feed, path="/updates", page="short-polling.html", source=source)
     pace = f"{poll_interval:g}"
 
     @app.get("/updates", responses={304: {"description": "Nothing later"}, 410: {"description": "Cursor too old"}})

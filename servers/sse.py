@@ -24,7 +24,7 @@ HEARTBEAT_COMMENT = ServerSentEvent(comment="heartbeat", sep="\n")
 
 def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, source: Source | None = None) -> Service:
     """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms."""
-    app = Service("SSE", feed, path="/events", source=source)
+    app = Service("SSE", feed, path="/events", page="sse.html", heartbeat=heartbeat, source=source)
 
     @app.get("/events", response_class=EventSourceResponse)
     async def events(request: Request, after: str | None = None) -> Response:

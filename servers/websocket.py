@@ -19,16 +19,21 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
-from servers.feed import BATCH, BadCursor, Batch, Feed, Gap
+from servers.feed import BATCH, HEARTBEAT, BadCursor, Batch, Feed, Gap
 from servers.service import Service, Source, refuse_two_cursors
 
 GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, while writing
 
 
-def create_app(feed: Feed, *, allow_origins: Collection[str] = (), source: Source | None = None) -> Service:
-    """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example"."""
-    app = Service("WebSocket", feed, path="/ws", source=source)
+def create_app(
+    feed: Feed, *, allow_origins: Collection[str] = (), heartbeat: float = HEARTBEAT, source: Source | None = None
+) -> Service:
+    """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example".
+
+    A client that is silent is pinged each `heartbeat` (s), by what serves this.
+    """
+    app = Service("WebSocket", feed, path="/ws", page="websocket.html", heartbeat=heartbeat, source=source)
 
     @app.websocket("/ws")
     async def updates(socket: WebSocket, after: str | None = None) -> None:

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +30,7 @@ from websockets.exceptions import ConnectionClosed
 
 from servers import background, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
-from servers.feed import Feed
+from servers.feed import HEARTBEAT, Feed
 from servers.service import Closing, Service
 from servers.sources import watch
 from servers.tree import Tree
@@ -40,8 +42,9 @@ BIG = b"x" * 100_000
 class House(FastAPI):
     """Three models on one port, below /long, /socket and /sse."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, *, heartbeat: float = HEARTBEAT) -> None:
         super().__init__()
+        self.heartbeat = heartbeat
         self.closing = Closing(feed)
         self.rooms = {
             "long": long_polling.create_app(feed),
@@ -576,7 +579,7 @@ async def everything_that_could_be_logged(directory: Path) -> None:
     feed, bad_name = Feed(), directory / os.fsdecode(b"not-utf-8-\xff")
     watching = short_polling.create_app(feed, source=lambda: watch(feed, Tree(directory)))
     bad_name.write_text("left out")
-    with serve(watching), serve(House(feed), heartbeat=0.1) as server:
+    with serve(watching), serve(House(feed, heartbeat=0.1)) as server:
         async with (
             http(server) as client,
             events(server, below="/sse") as stream,
@@ -795,3 +798,42 @@ def test_outside_a_kernel_no_server_replaces_another() -> None:
     assert all(answers(server.port) for server in servers)
     for server in servers:
         server.stop()
+
+
+STUBBORN = """
+import asyncio, sys
+from servers import Feed, Service
+from servers.background import run
+
+app = Service("SSE", Feed(), path="/events")
+
+@app.get("/events")
+async def events():
+    print("held", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+sys.exit(run(app, "stubborn", port=0))
+"""
+
+
+def test_a_command_does_not_wait_for_what_does_not_end() -> None:
+    """A command ends with status 0 although a request of its server refuses to: it ends with the process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        url = re.search(r"http://\S+", process.stdout.readline())
+        assert url is not None
+        with socket.create_connection(("127.0.0.1", int(url[0].rpartition(":")[2]))) as connection:
+            connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert process.stdout.readline() == "held\n"
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, "")

@@ -408,12 +408,8 @@ STILL_WITHOUT = {  # notebooks 05 and 06; a check that gets a corpus leaves this
     "client_frame",
     "cost_per_delivery",
     "crossover",
-    "event_block",
-    "event_generator",
-    "event_stream_parser",
     "mirror",
     "polls_fit",
-    "sse_client",
     "websocket_client",
 }
 

@@ -209,7 +209,7 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         ([], "the following arguments are required: MODEL"),
         (["smoke-signals"], "argument MODEL: invalid choice: 'smoke-signals'"),
         (["sse", "--colour", "red"], "unrecognized arguments: --colour red"),
-        (["sse", "two\nlines"], "unrecognized arguments: two lines"),
+        (["sse", "two\nlines"], "unrecognized arguments: two\\nlines"),
         (["sse", "--port", "65536"], "argument --port: a whole number from 0 to 65535, not '65536'"),
         (["sse", "--port", "-1"], "argument --port: a whole number from 0 to 65535, not '-1'"),
         (["sse", "--port", "http"], "argument --port: a whole number from 0 to 65535, not 'http'"),
@@ -224,6 +224,10 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["sse", "--payload", "1048577"], "argument --payload: a whole number from 0 to 1048576, not '1048577'"),
         (["sse", "--max-connections", "9"], "--token-file and --max-connections are for file-updates"),
         (["sse", "--token-file", "{token}"], "--token-file and --max-connections are for file-updates"),
+        (["sse", "--allow-origin", "https://hub.example"], "--allow-origin has no effect on sse"),
+        (["websocket", "--allow-origin", "hub.example"], "argument --allow-origin: an origin like https://hub.example"),
+        (["websocket", "--allow-origin", "https://hub.example/a"], "argument --allow-origin: an origin like"),
+        (["file-updates", "--allow-origin", "*"], "argument --allow-origin: an origin like https://hub.example"),
         (["file-updates", "--max-connections", "0"], "argument --max-connections: a whole number from 1 to 1000000"),
         (["file-updates", "--max-size", "-1"], "argument --max-size: a whole number from 0 to"),
         (["sse", "--regular", "--watch", "."], "--regular spaces synthetic updates: not with --watch"),
@@ -273,3 +277,64 @@ def test_a_token_in_the_environment_must_be_one(
     assert capsys.readouterr().err == (
         "python -m servers: FILE_UPDATES_TOKEN: a token is at least 16 printable ASCII characters, without a space\n"
     )
+
+
+@pytest.mark.parametrize("model", ["sse", "file-updates"])
+def test_a_source_that_fails_ends_the_command_after_its_streams_with_one_line_and_status_1(
+    model: str, tmp_path: Path
+) -> None:
+    """A server that can tell no news any more does not go on as if there was none."""
+    preamble = (
+        "import asyncio, pathlib; from servers import sources\n"
+        "async def failing(feed, edits):\n"
+        f"    while not pathlib.Path('{tmp_path}/now').exists():\n"
+        "        await asyncio.sleep(0.01)\n"
+        "    raise OSError('the disk is gone')\n"
+        "sources.play = failing\n"
+    )
+
+    @on_a_loop
+    async def body() -> None:
+        async with command("servers", model, "--port", "0", preamble=f"exec({preamble!r})") as process:
+            url = await url_of(process, model)
+            async with client() as http, http.stream("GET", f"{url}/events") as stream:
+                assert (await http.get(f"{url}/healthz")).status_code == 200
+                (tmp_path / "now").touch()
+                async with asyncio.timeout(PATIENCE):
+                    assert (await stream.aread()).startswith(b"retry:")  # to its end: it is not broken off
+            assert await ended(process) == (1, "", "ERROR the source of updates failed: the disk is gone\n")
+
+    body()
+
+
+def test_an_origin_is_what_browsers_send() -> None:
+    """However an operator writes it."""
+    for text in ("https://hub.example", "https://hub.example/", "HTTPS://Hub.Example", "https://hub.example:443"):
+        assert parser().parse_args(["websocket", "--allow-origin", text]).allow_origin == ["https://hub.example"]
+    assert parser().parse_args(["demo", "--allow-origin", "http://[::1]:8000"]).allow_origin == ["http://[::1]:8000"]
+
+
+@pytest.mark.parametrize("streams", ["0", "1", "2", "0 1 2"])
+def test_a_command_without_standard_streams_serves_and_stops(streams: str) -> None:
+    """Whoever starts it may have closed stdin, stdout or stderr: no socket takes their place."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    close = "; ".join(f"os.close({stream})" for stream in streams.split())
+
+    @on_a_loop
+    async def body() -> None:
+        async with command("servers", "sse", "--port", port, preamble=f"import os; {close}") as process:
+
+            async def healthy() -> bool:
+                with contextlib.suppress(httpx.TransportError):
+                    async with client() as http:
+                        return (await http.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+                return False
+
+            async with asyncio.timeout(PATIENCE):
+                while not await healthy():  # noqa: ASYNC110  # another process
+                    await asyncio.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert (await ended(process))[0] == 0
+
+    body()

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect
 
 from servers import downloads
+from servers.arguments import checked_token
 from servers.background import serve
 from servers.downloads import CHUNK, requested_range
 from servers.feed import Feed
 from servers.file_updates import FEW, create_app
-from servers.guard import checked_token
 from servers.tree import Tree
 from tests.support import Raw, events, http, on_a_loop, until
 from tests.support_browser import Tab, browser, tab
@@ -624,7 +624,7 @@ def test_what_is_no_token_is_refused(text: str) -> None:
 
 @on_a_loop
 async def test_only_listed_origins_may_read(directory: Path) -> None:
-    """CORS names the origin of the allow-list and no other; a preflight needs no token, and there are no cookies."""
+    """CORS names the listed origin and no other; its pages may send the token; a preflight needs none."""
     ours, theirs = "https://hub.example", "https://elsewhere.example"
     async with served(directory, allow_origins=[ours], token=TOKEN) as client:
         bearer = {"Authorization": f"Bearer {TOKEN}"}
@@ -635,7 +635,7 @@ async def test_only_listed_origins_may_read(directory: Path) -> None:
         answer = await client.get("/files/a/b.csv", headers={"Origin": ours} | bearer)
         assert answer.headers["access-control-allow-origin"] == ours
         assert "etag" in answer.headers["access-control-expose-headers"].lower()
-        assert "access-control-allow-credentials" not in answer.headers
+        assert answer.headers["access-control-allow-credentials"] == "true"
         other = await client.get("/files/a/b.csv", headers={"Origin": theirs} | bearer)
         assert "access-control-allow-origin" not in other.headers
         refused = await client.get("/files", headers={"Origin": ours})

@@ -48,7 +48,7 @@ def test_a_dark_square_for_every_loss() -> None:
     [axes] = picture.axes
     colors = [line.get_color() for line in axes.lines]
     assert [color == "black" for color in colors] == [False, True, False, False, True, False, False, False]
-    places = [tuple(np.ravel(line.get_data()).tolist()) for line in axes.lines]
+    places = [tuple(np.concatenate(np.array(line.get_data())).tolist()) for line in axes.lines]
     assert places[:5] == [(0, 0.5), (1, 0.5), (0, 1.5), (1, 1.5), (0, 2.5)]
     assert title(picture) == "some: 2 of 5 updates lost; none: 0 of 3 updates lost"
     assert title(picture) in picture.alt

@@ -152,7 +152,7 @@ async def test_a_rung_is_a_command(rung: str, sign: signal.Signals) -> None:
 def test_its_updates_come_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --rate 4 there is one more update each quarter of a second, in virtual time exactly."""
     served: list[Service] = []
-    monkeypatch.setattr(ladder, "run", lambda app, *_: served.append(app))
+    monkeypatch.setattr(ladder, "run", lambda app, *_, **__: served.append(app))
     ladder.main(["woken", "--rate", "4"])
 
     async def main(_: object) -> list[int]:

@@ -68,7 +68,7 @@ async def test_a_quiet_poll_is_answered_304() -> None:
 @on_a_loop
 async def test_socket_answers_pings() -> None:
     """A WebSocket of the load stays connected for longer than a silent one would."""
-    with serve(websocket.create_app(Feed()), heartbeat=0.05) as server:
+    with serve(websocket.create_app(Feed(), heartbeat=0.05)) as server:
         load = Load("websocket", server.url)
         await load.connect(2)
         await until(lambda: load.beats >= 20)
@@ -284,7 +284,7 @@ def test_a_long_poll_is_its_answer_without_the_update() -> None:
 @on_a_loop
 async def test_measure(model: str) -> None:
     """Each model is measured in processes of its own: its bytes exactly, its CPU time above nothing."""
-    result = await processes.measure(model, seconds=0.2, counts=(0, 5, 10))
+    result = await processes.measure(model, seconds=0.5, counts=(0, 5, 10))
     assert [w.connections for w in result.ramp] == [0, 5, 10]
     assert isinstance(result.units, Units)
     main = result.units.request if result.per == "requests" else result.units.delivery

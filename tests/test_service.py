@@ -1,21 +1,24 @@
 """What every server has: live page, health, metrics, documentation, refusals, and a source that may fail."""
 
 import asyncio
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from servers import long_polling, short_polling, sse, websocket
+from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
 from servers.feed import Feed
 from servers.models import MODELS, model
 from servers.service import PAGES, Service
-from tests.support import events, http, loop_of, on_a_loop, received, socket_to, until
+from tests.support import PATIENCE, events, http, loop_of, on_a_loop, received, socket_to, until, virtual_get
 
 
 @pytest.fixture(scope="module", params=[model.name for model in MODELS])
@@ -275,20 +278,37 @@ async def test_a_source_runs_while_the_server_does() -> None:
 
 
 @on_a_loop
-async def test_a_source_that_fails_is_reported_by_stop_and_the_server_serves_on() -> None:
-    """What there is can still be read; nobody takes silence for "nothing has changed"."""
+async def test_a_source_that_fails_is_reported_by_stop_and_the_server_serves_on_and_says_that_it_is_not_well() -> None:
+    """What there is can still be read; /healthz is 503, so nobody takes silence for "nothing has changed"."""
     feed = Feed()
 
     async def source() -> None:
         feed.publish("the last")
         raise OSError("the disk is gone")
 
-    server = serve(short_polling.create_app(feed, source=source))
+    app = short_polling.create_app(feed, source=source)
+    server = serve(app)
     await until(lambda: server.errors)
     assert "the last" in (await get(server, "/updates?after=0")).text
+    health = await get(server, "/healthz")
+    assert health.status_code == 503
+    assert health.json()["status"] == "the source of updates failed: the disk is gone"
     with pytest.raises(ServerError, match="the source of updates failed: the disk is gone") as failure:
         server.stop()
     assert isinstance(failure.value.__cause__, OSError)
+
+
+def test_a_service_that_has_not_begun_is_not_well_yet() -> None:
+    """Until its source has been started it can tell nobody what changes."""
+
+    async def source() -> None:
+        await asyncio.Event().wait()
+
+    app = short_polling.create_app(Feed(), source=source)
+    assert app.status == "starting"
+    assert virtual_get(app, "/healthz")[1] == 503
+    with serve(app):
+        assert app.status == "ok"
 
 
 @on_a_loop
@@ -305,6 +325,70 @@ async def test_a_source_that_fails_while_it_is_cancelled_is_reported_too() -> No
     await until(lambda: "source" in {task.get_name() for task in asyncio.all_tasks(loop_of(server))})
     with pytest.raises(ServerError, match="cannot unwatch"):
         server.stop()
+
+
+# --- methods, caches, and what is left ---
+
+
+@on_a_loop
+async def test_head_is_answered_wherever_get_is_and_begins_no_stream(server: Server) -> None:
+    """HEAD has the status and the headers of GET, no body, and ends at once (RFC 9110, section 9.3.2)."""
+    app = server.app
+    assert isinstance(app, Service)
+    path = "/events" if app.title.endswith("SSE") else "/updates?after=0"
+    paths = ["/", "/healthz", "/metrics", "/docs", "/openapi.json", "/pages/icon.svg"]
+    async with http(server) as client:
+        for each in paths if app.title.endswith("WebSocket") else [*paths, path]:
+            async with asyncio.timeout(PATIENCE):
+                head = await client.head(each)
+            assert (head.status_code, head.content) == (200, b""), each
+            if each != "/events":
+                assert head.headers["content-type"] == (await client.get(each)).headers["content-type"]
+        refused = await client.put("/healthz")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+        assert (await client.put("/pages/icon.svg")).headers["allow"] == "GET, HEAD"
+    await until(lambda: app.traffic.held == 0)
+
+
+@on_a_loop
+async def test_what_is_asked_for_again_says_how_long_it_may_be_kept(server: Server) -> None:
+    """The page is asked about each time, and is 304 while it is the same; health and metrics are never kept."""
+    async with http(server) as client:
+        page = await client.get("/")
+        again = await client.get("/", headers={"If-None-Match": page.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert page.headers["cache-control"] == again.headers["cache-control"] == "no-cache"
+        assert (await client.get("/docs")).headers["cache-control"] == "no-cache"
+        for path in ("/healthz", "/metrics"):
+            assert (await client.get(path)).headers["cache-control"] == "no-store"
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        assert list(paths["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+        assert "503" in paths["/healthz"]["get"]["responses"]
+
+
+@on_a_loop
+async def test_a_service_without_a_page_has_none() -> None:
+    """GET / is 404 and the stop is clean."""
+    with serve(Service("HTTP streaming", Feed(), path="/stream")) as server:
+        assert (await get(server, "/")).status_code == 404
+
+
+@pytest.mark.parametrize("module", [short_polling, long_polling, websocket, sse, file_updates, demo])
+def test_a_server_that_is_stopped_and_forgotten_leaves_nothing_in_memory(module: Any) -> None:
+    """Neither its feed nor its application is kept by a cache of anybody's."""
+
+    def work() -> list["weakref.ref[Any]"]:
+        feed = Feed()
+        feed.publish("a")
+        app = module.create_app(feed)
+        with serve(app) as server:
+            for path in ("/healthz", "/docs", "/openapi.json", "/", "/metrics", "/updates?after=0", "/files"):
+                httpx.get(f"{server.url}{path}")
+        return [weakref.ref(feed), weakref.ref(app)]
+
+    left = work()
+    gc.collect()
+    assert [reference() for reference in left] == [None, None]
 
 
 def test_every_page_of_a_model_is_there() -> None:

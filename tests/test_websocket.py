@@ -459,8 +459,8 @@ async def test_a_client_that_leaves_at_the_worst_moment_is_no_error() -> None:
 @on_a_loop
 async def test_a_client_that_answers_no_ping_is_given_up() -> None:
     """A dead link is found within 2.5 heartbeats, although nobody closes it."""
-    app = create_app(Feed())
-    with serve(app, heartbeat=0.1) as server, Raw(server) as client:
+    app = create_app(Feed(), heartbeat=0.1)
+    with serve(app) as server, Raw(server) as client:
         client.send(Raw.HANDSHAKE)
         await client.read_until(b"hello")
         assert b"\x89" in await client.read_until(b"\x89")  # a ping
@@ -473,8 +473,8 @@ async def test_a_client_that_answers_no_ping_is_given_up() -> None:
 async def test_a_client_that_answers_no_ping_because_it_reads_no_more_is_given_up_too() -> None:
     """A link that died under load frees its slot and its buffer, although the last bytes can never be delivered."""
     feed = Feed()
-    app = create_app(feed)
-    with serve(app, heartbeat=0.1) as server, Raw(server) as client:
+    app = create_app(feed, heartbeat=0.1)
+    with serve(app) as server, Raw(server) as client:
         client.send(Raw.HANDSHAKE)
         await client.read_until(b"hello")
         for number in range(120):
@@ -488,7 +488,7 @@ async def test_a_client_that_answers_no_ping_because_it_reads_no_more_is_given_u
 async def test_a_client_that_answers_pings_stays() -> None:
     """A silent client of a dozen heartbeats is as good as any."""
     feed = Feed()
-    with serve(create_app(feed), heartbeat=0.05) as server:
+    with serve(create_app(feed, heartbeat=0.05)) as server:
         async with socket_to(server) as connection:
             await received(connection)
             with pytest.raises(TimeoutError):

@@ -25,9 +25,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lab.cost.load import Load
 from lab.cost.processes import ServerProcess, Window, observe
-from servers.__main__ import run
 from servers.arguments import Parser, number, whole
-from servers.feed import HEARTBEAT, Batch, Feed, Gap
+from servers.background import ServerError, run
+from servers.feed import Batch, Feed, Gap
 from servers.limits import check_positive
 from servers.service import Service, Source, disconnected
 from servers.sources import play, synthetic_edits
@@ -147,11 +147,14 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
     p.add_argument("--rate", type=number, default=RATE, metavar="R", help="updates a second, evenly spaced (50)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the updates (0)")
-    p.set_defaults(host="127.0.0.1", heartbeat=HEARTBEAT)
     options = p.parse_args(arguments)
     feed = Feed()
     edits = synthetic_edits(options.rate, seed=options.seed, regular=True)
-    return run(RUNGS[options.model](feed, source=functools.partial(play, feed, edits)), p, options)
+    app = RUNGS[options.model](feed, source=functools.partial(play, feed, edits))
+    try:
+        return run(app, options.model, port=options.port)
+    except ServerError as error:
+        p.error(str(error))
 
 
 @dataclass(frozen=True)

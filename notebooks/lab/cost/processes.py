@@ -269,6 +269,8 @@ def _units(model: str, ramp: list[Window], extra: list[Window], cpu: Line, memor
         return Units(request, Resources(), held, request)  # one update in each answer: see `shared`
     delivery = Resources(slope, 0.0, full.down / full.deliveries)
     empty, beating = extra[:2]
+    if not beating.beats:
+        raise RuntimeError(f"{model}: no heartbeat came while its cost was measured: the machine is too busy")
     beat = beating.cpu - empty.cpu * beating.seconds / empty.seconds
     quiet = Resources(max(0.0, beat), beating.up, beating.down) * (1 / beating.beats / HEARTBEAT)
     message = Resources()

@@ -99,7 +99,7 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int, transit: float) ->
         spans = [(begin, end - begin) for begin, end in mine]
         held = [span for span in spans if span[1] > (right - left) / 200]
         axes.broken_barh(held, (lane[client] - 0.13, 0.26), facecolor=look.color, alpha=0.22, linewidth=0, zorder=2)
-    for useful, half, width, alpha in ((False, 0.2, 1.3, 0.55), (True, 0.3, 2.2, 1.0)):
+    for useful, half, width, alpha in ((False, 0.42, 1.3, 0.7), (True, 0.3, 2.2, 1.0)):
         asked = [r for r in run.all_requests if r.client < lanes and (r.updates > 0 or run.is_open(r)) is useful]
         y = np.array([lane[r.client] for r in asked])
         starts = [r.start + transit for r in asked]

@@ -23,8 +23,10 @@ import uvicorn
 from lab.virtual.clock import OutOfTime, VirtualError, enter, inside, patched
 from lab.virtual.network import Link, Net, NetworkLoop
 from lab.virtual.transport import Way
-from servers.background import Silence, uvicorn_options
+from servers.background import Silence
+from servers.feed import HEARTBEAT
 from servers.limits import check_finite, check_positive
+from servers.on_uvicorn import uvicorn_options
 
 TICK = 0.1  # seconds between two looks of uvicorn's at its `should_exit`: the time streams get to end by themselves
 
@@ -173,7 +175,8 @@ async def serve(app: App, port: int = 80, host: str = "server", **uvicorn_config
     (`app.closing.close()` or `app.state.closing.close()`, if it has that), and uvicorn stops a tick later.
     Raises VirtualError if the server does not start.
     """
-    server = _Server(uvicorn.Config(app, host=host, port=port, **{**uvicorn_options(), **uvicorn_config}))  # type: ignore[arg-type]  # App is any ASGI application
+    options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT)) | uvicorn_config
+    server = _Server(uvicorn.Config(app, host=host, port=port, **options))  # type: ignore[arg-type]  # App is any ASGI application
     with contextlib.closing(Silence(threading.get_ident())):  # what a black hole makes of a shutdown is no news
         task = asyncio.create_task(server.serve_or_fail(), name=f"server {host}:{port}")
         ready = asyncio.create_task(server.ready.wait())

@@ -1,0 +1,431 @@
+"""All that leans on the insides of uvicorn, httptools, websockets and asyncio; no other room does.
+
+    bytes ─▶ HttpProtocol ─▶ one request at a time ─▶ the application ─▶ Cycle ─▶ bytes
+                └─ Upgrade: websocket ─▶ WebSocketProtocol
+    GracefulServer ─▶ starts, sleeps, ends        find_transport(), Tap: what fan_out.py and demo.py reach for
+
+Read in uvicorn 0.53 and 0.54, httptools 0.8 and 0.9, websockets 15 to 17, starlette 1.7 to 1.10, Python 3.11 to 3.13.
+tests/test_on_uvicorn.py holds each name that is used here; when it fails on another release, this is the room to open.
+
+What a client sends is bounded in size, number and time before anything is believed. A head and a body have at most
+64 KiB (431, 413), a request arrives within 30 s (408), and nothing more is read while an answer is under way or
+unsent: whoever pipelines, or reads nothing, waits in its own kernel. What a client does wrong gets an answer, and is
+no line in the server's log. Of uvicorn's parsers httptools is the one; with h11 there would be all this once more.
+"""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import math
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+import uvicorn
+from starlette.types import Scope, Send
+from uvicorn._types import ASGI3Application, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+
+from servers.feed import HEARTBEAT
+from servers.service import Closing
+
+LARGEST = 64 * 1024  # bytes of a request's head, of its body, of a WebSocket's message
+SLOWEST = 30.0  # seconds for a request to arrive, for a new connection to say anything, for a closed one to be emptied
+CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
+TRANSPORT = "servers.transport"  # where the scope has it
+
+
+def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:
+    """The settings of every server of the course, as keyword arguments of `uvicorn.Config`.
+
+    The keep-alive is longer than any polling interval (uvicorn's 5 s races a client that polls every 5 s),
+    deflate is off (it costs about 100 KiB a connection), a client's message has at most 64 KiB, and a
+    WebSocket whose client is silent is pinged each heartbeat and given up 1.5 heartbeats later.
+    """
+    return {
+        "timeout_keep_alive": 75,
+        "timeout_graceful_shutdown": 1,
+        "http": HttpProtocol,
+        "ws": WebSocketProtocol,
+        "ws_per_message_deflate": False,
+        "ws_max_size": LARGEST,
+        "ws_ping_interval": heartbeat,
+        "ws_ping_timeout": 1.5 * heartbeat,
+        "interface": "asgi3",
+        "proxy_headers": False,
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+    }
+
+
+class Refused(Exception):
+    """A request that gets this status and text for an answer, whatever the application is."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class UnknownUpgrade(Exception):
+    """A request for a protocol that is not spoken here: to be answered as if it had not asked (RFC 9110, 7.8)."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's, but it takes one request at a time, and only so much of it.
+
+    uvicorn hands all it has to the parser, which sees a request of any size, thousands of them at once, and loses
+    what stands behind an upgrade that nobody follows. Here the parser is given a piece that ends with a head.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.unread, self.at = b"", 0  # what was received, and how much of it was parsed
+        self.in_body = False
+        self.size = 0  # bytes of the head, or else of the body, so far
+        self.length: int | None = None  # of the body, if it does not come in chunks
+        self.overdue: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(SLOWEST, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # uvicorn keeps it, and all that hangs on it, when a client resets
+        self.arrived()
+        self.unread = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.unread, self.at = self.unread[max(self.at - 3, 0) :] + data, min(self.at, 3)  # an end may be cut in two
+        self.read_on()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.read_on()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Parse what there is, as far as a request that is to be answered first."""
+        while self.at < len(self.unread) and not self.transport.is_closing():
+            if self.flow.write_paused or not (self.in_body or self.cycle is None or self.cycle.response_complete):
+                self.flow.pause_reading()
+                return
+            self._unset_keepalive_if_required()
+            piece = self.unread[self.at : self.end()]
+            self.at += len(piece)
+            self.size += len(piece)
+            try:
+                if self.size > LARGEST:
+                    raise too_large(body=self.in_body)
+                self.parse(piece)
+            except Refused as refusal:
+                self.refuse(refusal)
+        self.flow.resume_reading()
+        if self.in_body or self.size:
+            self.overdue = self.overdue or self.loop.call_later(SLOWEST, self.too_slow)
+        else:
+            self.unread, self.at = b"", 0
+
+    def end(self) -> int | None:
+        """How far the parser may go, so that it does not see what is behind this request."""
+        if not self.in_body:
+            found = self.unread.find(b"\r\n\r\n", max(self.at - 3, 0))
+            return found + 4 if found >= 0 else None
+        if self.length is not None:
+            return self.at + self.length - self.size
+        return self.unread.find(b"\n", self.at) + 1 or None  # chunks end with one (RFC 9112, section 7.1)
+
+    def parse(self, piece: bytes) -> None:
+        """Let the parser call back for what is in the piece. Raises Refused."""
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            early, self.unread = self.unread[self.at :], b""
+            self.flow.resume_reading()
+            self.handle_websocket_upgrade()
+            if early:
+                cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
+        except httptools.HttpParserError as error:
+            match error.__context__:
+                case UnknownUpgrade():
+                    self.parse_without_upgrade()
+                case Refused() as refusal:
+                    raise refusal from None
+                case None | httptools.HttpParserError() | UnicodeError():
+                    raise Refused(HTTPStatus.BAD_REQUEST, "this is no HTTP request") from None
+                case fault:
+                    raise fault from None  # this server's own
+
+    def parse_without_upgrade(self) -> None:
+        """Begin with the same head again, in a new parser."""
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parse(b"\r\n".join([*lines, b"", b""]))
+
+    def on_headers_complete(self) -> None:
+        """Refuse, or have the application begin. Raises Refused and UnknownUpgrade, which the parser passes on."""
+        self.in_body, self.size = True, 0
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this server speaks HTTP/1.1")
+        names = [name for name, _ in self.headers]
+        if (hosts := names.count(b"host")) != 1 and (hosts or version == "1.1"):
+            raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host")  # RFC 9112, section 3.2
+        self.length = int(dict(self.headers)[b"content-length"]) if b"content-length" in names else None
+        if self.length and self.length > LARGEST:
+            raise too_large(body=True)
+        if self.parser.should_upgrade() and not self._should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise Refused(HTTPStatus.NOT_IMPLEMENTED, "this server is no tunnel")
+            raise UnknownUpgrade
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.in_body, self.size = False, 0
+        self.arrived()
+
+    def arrived(self) -> None:
+        """Stop the clock of a request."""
+        if self.overdue:
+            self.overdue.cancel()
+            self.overdue = None
+
+    def too_slow(self) -> None:
+        """Give up a request that does not arrive."""
+        self.overdue = None
+        if not self.transport.is_closing():
+            self.refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, f"a request arrives within {SLOWEST:g} s"))
+
+    def refuse(self, refusal: Refused) -> None:
+        """Answer, unless the application has begun to, and hang up."""
+        status, body = refusal.status, f"{refusal}\n".encode()
+        begun = self.in_body and self.cycle is not None and self.cycle.scope is self.scope
+        if not (begun and self.cycle.response_started):
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
+                b"content-length: %d\r\n\r\n%b" % (status, status.phrase.encode(), len(body), body)
+            )
+        if begun:
+            self.cycle.disconnected = True  # the application learns that it speaks to nobody any more
+            self.cycle.message_event.set()
+        self.unread = b""
+        self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if cycle.scope["http_version"] == "1.0":
+            cycle.__class__ = UnframedCycle  # uvicorn makes its own by name
+        super()._start_asgi_task(cycle, app)
+
+
+def too_large(*, body: bool) -> Refused:
+    """The refusal of what is larger than LARGEST."""
+    what = HTTPStatus.REQUEST_ENTITY_TOO_LARGE if body else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    return Refused(what, f"the {'body' if body else 'head'} of a request has at most {LARGEST // 1024} KiB")
+
+
+class UnframedCycle(RequestResponseCycle):
+    """The answer to a client of HTTP/1.0: without a length, its body ends with the connection (RFC 9112, 6.1, 6.3)."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            if not any(name.lower() == b"content-length" for name, _ in headers):
+                self.chunked_encoding, self.expected_content_length = False, math.inf  # type: ignore[assignment]
+                message["headers"] = [each for each in headers if each[0].lower() != b"connection"]  # it is not kept
+        elif self.expected_content_length == math.inf and not message.get("more_body"):
+            self.expected_content_length = len(message.get("body", b""))  # type: ignore[arg-type]  # it is bytes
+        await super().send(message)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, but what a client does wrong gets an answer, is no error in the server's log, and costs no memory.
+
+    uvicorn leaves a handshake that it cannot parse (a line over 8 KiB) open and unanswered, and stumbles over
+    it when it stops; for a text that is not UTF-8 it logs a traceback, and another when updates are sent after a
+    client broke the protocol; it answers pings of a client that reads nothing, and keeps all fragments that are
+    empty; and of a client that answers no ping because it reads no more, it waits for the unread bytes to be read
+    before it lets it go. And a text that goes to many clients is made a frame once.
+    """
+
+    async def send(self, message: ASGISendEvent) -> None:
+        text = message.get("text") if message["type"] == "websocket.send" else None
+        if not self.writable.is_set():
+            await self.writable.wait()
+        if text is None or self.disconnected or self.conn.state is not State.OPEN or self.conn.extensions:
+            await super().send(message)  # which also knows what cannot be sent now
+        else:
+            self.transport.write(framed(str(text)))
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.writable.is_set():
+            self.transport.pause_reading()  # also when the application took a message meanwhile, and so resumed it
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.conn.handshake_exc and not self.handshake_initiated:
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
+
+    def handle_cont(self, event: Frame) -> None:
+        if event.data or event.fin:
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        try:
+            if self.curr_msg_data_type == "text":
+                b"".join(self.frames).decode()
+        except UnicodeDecodeError:
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        super().handle_parser_exception()
+        self.disconnected = True  # or what the application sends from now on would be its error
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.disconnected = self.disconnected or self.close_sent
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+
+@functools.lru_cache(maxsize=1)  # one: the clients of one text follow each other, and a text may be large
+def framed(text: str) -> bytes:
+    """The text as one frame of a server (RFC 6455, section 5.2)."""
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
+
+
+class GracefulServer(uvicorn.Server):
+    """uvicorn, but the application ends its streams first, and no start or client can keep it waiting for ever.
+
+    It is told to exit, where uvicorn looks ten times a second: a stop begins at once, and a quiet server sleeps.
+    A start takes at most `limit` seconds.
+    """
+
+    def __init__(self, config: uvicorn.Config, closing: Closing | None, limit: float) -> None:
+        super().__init__(config)
+        self.closing, self.limit = closing, limit
+        self.exiting = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, sockets: Any = None) -> None:
+        """Serve until `exit`. With a runner of its own: other packages replace asyncio's `run`."""
+        with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+            runner.run(self.serve(sockets))
+
+    def exit(self) -> None:
+        """From any thread: stop now, or as soon as it has started."""
+        self.should_exit = True  # first: who does not see the loop yet looks at this next
+        if self.loop:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self.exiting.set)
+
+    async def main_loop(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        closing: set[Any] = set()
+        swept = time.monotonic()
+        while not await self.on_tick(0):  # which also sets the Date header
+            if time.monotonic() - swept > SLOWEST:
+                closing = self.sweep(closing)
+                swept = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self.exiting.wait()
+
+    def sweep(self, closing: set[Any]) -> set[Any]:
+        """Cut off who was closed by the last sweep and still reads nothing; return who is closed by this one."""
+        now = {connection for connection in self.server_state.connections if connection.transport.is_closing()}
+        for connection in now & closing:
+            connection.transport.abort()
+        return now
+
+    async def startup(self, sockets: Any = None) -> None:
+        if self.closing:
+            self.closing.open()
+        try:
+            async with asyncio.timeout(self.limit):
+                await super().startup(sockets)
+        except TimeoutError:
+            raise TimeoutError(f"not ready within {self.limit:g} s") from None
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        for listener in self.servers:
+            listener.close()
+        loop = asyncio.get_running_loop()
+        loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
+        loop.call_later(2 * CLEAN_LIMIT, self.cut_connections, 0)
+        gc.freeze()  # or the collector looks through all that 10 000 streams hold, several times, while they end
+        try:
+            if self.closing:
+                self.closing.close()
+                if self.server_state.tasks:  # uvicorn would break off a WebSocket whose farewell is not written yet
+                    await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
+            await super().shutdown(sockets)
+        finally:
+            gc.unfreeze()
+
+    def cut_connections(self, unsent: int) -> None:
+        """Cut off whoever has not read so many bytes; of thousands, some may only be waiting for their turn."""
+        for connection in tuple(self.server_state.connections):
+            if connection.transport.get_write_buffer_size() >= unsent:
+                connection.transport.abort()
+
+
+def carrier_of(send: Send) -> Any:
+    """uvicorn's own end of a connection, if this is uvicorn's own `send`: its method. Before anything wraps it."""
+    return getattr(send, "__self__", None)
+
+
+def find_transport(scope: Scope, send: Send) -> None:
+    """Put the connection's transport into the scope, if this is uvicorn's own `send`."""
+    transport = getattr(carrier_of(send), "transport", None)  # uvloop's is no asyncio.Transport
+    if transport is not None:
+        scope[TRANSPORT] = transport
+
+
+class Tap:
+    """A transport that tells the size of what is written to it, and of what a WebSocket reads from it."""
+
+    def __init__(self, carrier: Any, sent: Callable[[int], None], received: Callable[[int], None]) -> None:
+        self.transport, self.sent = carrier.transport, sent
+        carrier.transport = self  # of one request, or of one WebSocket
+        if isinstance(carrier, WebSocketProtocol):
+            receive_data = carrier.conn.receive_data
+
+            def count(data: bytes | bytearray) -> None:
+                received(len(data))
+                receive_data(data)
+
+            carrier.conn.receive_data = count  # type: ignore[method-assign]
+
+    def write(self, data: bytes) -> None:
+        """Count, and write."""
+        self.sent(len(data))
+        self.transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
