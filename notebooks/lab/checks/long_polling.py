@@ -149,7 +149,7 @@ def long_polling_client(client: Client) -> Verdict:
         if wrong := _fault(asked, evidence, patience):
             return Verdict(False, wrong)
         hold = max(request.wait for request in asked if request.at >= LEARNT)
-        found.append(f"{hold:.0f} s where {patience:.0f} are allowed")
+        found.append(f"{hold:.3g} s where {patience:g} are allowed")
     return Verdict(True, f"Nothing lost, nothing twice; held for {' and '.join(found)}.")
 
 
