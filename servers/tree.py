@@ -509,13 +509,13 @@ class Tree:
         self._fresh[path] = now
         return now
 
-    def read(self, file: BinaryIO, known: File | None = None) -> File:
-        """What an open file is, read from its beginning to its end. Raises Abandoned."""
+    def read(self, file: BinaryIO, known: File | None = None, size: int | None = None) -> File:
+        """What an open file is, read from its beginning to its end, or so many bytes of it. Raises Abandoned."""
         file.seek(0)
         before = os.fstat(file.fileno())
         settled, seen = settling(before, known)
         digest = hashlib.sha256()
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(CHUNK if size is None else min(CHUNK, size - file.tell())):
             if self.abandoned:
                 raise Abandoned
             digest.update(chunk)
