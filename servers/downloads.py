@@ -103,7 +103,7 @@ def look(tree: Tree, path: str) -> tuple[File, bytes | BinaryIO]:
         if known.size > CHUNK:
             return known, file
         with file:
-            content = file.read(CHUNK)
+            content = file.read(known.size)
         if hashlib.sha256(content).hexdigest() == known.sha256:
             return known, content
     raise ChangedMeanwhile
@@ -168,6 +168,9 @@ class FileContent(Response):
 
     def unchanged(self) -> bool:
         """Whether the open file is what it was; one that is too fresh for its stat to tell is read once more."""
-        if identity(os.fstat(self.file.fileno())) != self.known.identity:
+        now = identity(os.fstat(self.file.fileno()))
+        if self.known.settled and now == self.known.identity:
+            return True
+        if now[:2] != self.known.identity[:2] or now[2] < self.known.size:
             return False
-        return self.known.settled or self.tree.read(self.file).sha256 == self.known.sha256
+        return self.tree.read(self.file, size=self.known.size).sha256 == self.known.sha256

@@ -162,6 +162,7 @@ class Feed:
         if not CURSOR.fullmatch(f"{self.epoch}-0"):
             raise ValueError(f"an epoch is 1 to 32 digits and small letters, not {self.epoch!r}")
         self.history, self.history_bytes = history, history_bytes
+        self.starting: Callable[[], str] | None = None  # until a source can tell what changes: how far it is
         self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones
         self._log: dict[int, Update] = {}
         self._files: dict[str, Known] | None = None  # kept from when a listing is first asked for

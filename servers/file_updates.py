@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from servers.downloads import NOSNIFF, answer, requested_path
 from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, Feed, Known
-from servers.guard import Limit, Token
+from servers.guard import RETRY_AFTER, Limit, Token
 from servers.on_uvicorn import find_transport
 from servers.service import Service, Source, refuse_two_cursors
 from servers.short_polling import matches
@@ -111,6 +111,8 @@ def create_app(
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
         """What stands at a cursor, in the order of paths; the cursor is the ETag."""
+        if feed.starting:  # half a listing would be taken for all of it
+            raise HTTPException(503, feed.starting(), headers={"Retry-After": RETRY_AFTER})
         cursor, body = await listing.now()
         headers = NOSNIFF | {"ETag": f'"{cursor}"'}
         if matches(request.headers.getlist("if-none-match"), headers["ETag"]):
