@@ -67,6 +67,7 @@ def build(options: argparse.Namespace) -> Service:
         index = Index(options.state, options.watch) if options.state else None
         remembered = index.load() if index else None
         tree = Tree(options.watch, limit=limit, ignore=options.ignore, remembered=remembered, first_look=False)
+        tree.source = index.source if index else None
         source = functools.partial(watch, feed, tree, index)
     else:
         edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload, regular=options.regular)

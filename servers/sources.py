@@ -197,7 +197,7 @@ class Watcher:
             if self.tree.abandoned:
                 raise Abandoned
         self.cost, self.held, self.changed = time.thread_time() - began, None, True
-        self.feed.adopt({path: (file.size, file.sha256) for path, file in self.tree.files.items()})
+        self.feed.adopt({path: file.known for path, file in self.tree.files.items()})
         self.feed.starting = None
         self.tell([])
 
@@ -279,7 +279,13 @@ class Watcher:
     def tell(self, edits: list[Edit]) -> None:
         """Publish these, name what was left out, and note what is to be looked at again."""
         for edit in edits:
-            self.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+            self.feed.publish(
+                *(edit.path, edit.change),
+                size=edit.size,
+                sha256=edit.sha256,
+                mtime=edit.mtime,
+                executable=edit.executable,
+            )
         self.changed = self.changed or bool(edits)
         for name, reason in self.tree.skipped.items():
             if self.named.get(name) != reason:

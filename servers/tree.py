@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from servers.feed import Change, check_path
+from servers.feed import Change, Known, check_path
 from servers.ignore import Ignore, folds_case
 
 FRESH = 100_000_000  # ns; a file changed so shortly before it was read may change again within one tick of the clock
@@ -55,6 +55,8 @@ class Edit:
     size: int | None = None
     sha256: str | None = None
     content: bytes | None = None
+    mtime: float | None = field(default=None, compare=False)
+    executable: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,18 @@ class File:
     identity: tuple[int, ...]
     settled: bool  # False: changed so shortly before it was read that the same stat may hide another change
     seen: float = field(default=0.0, compare=False)  # monotonic time since when it is so known, while it is not settled
+    executable: bool = False  # whether its owner may run it
+
+    @property
+    def mtime(self) -> float:
+        """When it was last changed, in Unix time (s)."""
+        seconds, rest = divmod(self.identity[3], 10**9)
+        return seconds + rest / 1e9
+
+    @property
+    def known(self) -> Known:
+        """What is told of it."""
+        return Known(self.size, self.sha256, self.mtime, self.executable)
 
 
 class Folder:
@@ -143,6 +157,7 @@ class Tree:
         self.skipped: dict[str, str] = {}
         self.folders: dict[str, Folder] = {}
         self.place: tuple[int, int] | None = None  # of the directory itself
+        self.source: str | None = None  # what names the directory, if that is kept over restarts (servers/index.py)
         self.looked = self.abandoned = False
         self.read_bytes = self.counted = 0  # so far, for who waits
         self.again: dict[str, float] = {}  # names to look at again, so many seconds after a look that was not sure
@@ -412,9 +427,9 @@ class Tree:
         gone = {path: name for path, name in found.gone.items() if path in before and path not in found.come}
         come = sorted((path, file, before.get(path)) for path, (_, file) in found.come.items())
         edits = [
-            Edit(0.0, path, "modified" if known else "added", file.size, file.sha256)
+            Edit(0.0, path, "modified" if known else "added", **file.known._asdict())
             for path, file, known in come
-            if known is None or known.sha256 != file.sha256
+            if known is None or (known.sha256, known.executable) != (file.sha256, file.executable)
         ]
         for path, name in gone.items():
             prefix, last = split(name)
@@ -468,9 +483,9 @@ class Tree:
     # --- reading ---
 
     def open(self, path: str) -> tuple[BinaryIO, File]:
-        """A file opened for reading, and what it is: what is known if that still holds, else read anew.
+        """A file opened for reading, and what it is: what is known if that may still hold, else read anew.
 
-        A large file that has grown since is what it was, its first `size` bytes: whoever sends them hashes them. No
+        One that has grown since is what it was, its first `size` bytes: whoever sends them hashes them. No
         part of the path may be a link. Raises ValueError for what is no path of a tree, and OSError: FileNotFoundError
         for what no look has found, too, BlockingIOError when it cannot be said now.
         """
@@ -494,12 +509,9 @@ class Tree:
         what, fresh = identity(status), self._fresh.get(path)
         if fresh and fresh.identity == what:
             known = fresh
-        small = status.st_size <= LARGE
-        if known.identity == what and (known.settled or not small):
+        if known.identity == what or (known.identity[:2] == what[:2] and known.size < status.st_size):
             return known
-        if not small and known.identity[:2] == what[:2] and known.size < status.st_size:
-            return known
-        if small:
+        if status.st_size <= LARGE:
             now = self.read(file, known)
         elif self._reading.acquire(blocking=False):  # one at a time: requests can ask for more than can be read
             try:
@@ -512,19 +524,19 @@ class Tree:
         self._fresh[path] = now
         return now
 
-    def read(self, file: BinaryIO, known: File | None = None, size: int | None = None) -> File:
-        """What an open file is, read from its beginning to its end, or so many bytes of it. Raises Abandoned."""
+    def read(self, file: BinaryIO, known: File | None = None) -> File:
+        """What an open file is, read from its beginning to its end. Raises Abandoned."""
         file.seek(0)
         before = os.fstat(file.fileno())
         settled, seen = settling(before, known)
         digest = hashlib.sha256()
-        while chunk := file.read(CHUNK if size is None else min(CHUNK, size - file.tell())):
+        while chunk := file.read(CHUNK):
             if self.abandoned:
                 raise Abandoned
             digest.update(chunk)
             self.read_bytes += len(chunk)
         settled = settled and identity(os.fstat(file.fileno())) == identity(before)
-        return File(file.tell(), digest.hexdigest(), identity(before), settled, 0.0 if settled else seen)
+        return File(file.tell(), digest.hexdigest(), identity(before), settled, 0.0 if settled else seen, runs(before))
 
     def hashing(self, name: str) -> Iterator["File | None"]:
         """Hash a large file, in steps that give None, the last gives its File, or none if it never stood still.
@@ -563,7 +575,7 @@ class Tree:
             while len(self._growing) > STATES:
                 del self._growing[next(iter(self._growing))]
             settled = settled and unmoved and whole
-            yield File(size, digest.hexdigest(), identity(before), settled, 0.0 if settled else seen)
+            yield File(size, digest.hexdigest(), identity(before), settled, 0.0 if settled else seen, runs(before))
 
     def hashed(self, name: str, result: File | OSError) -> list[Edit]:
         """Take what `hashing` gave, unless another file has the name by now; or name what could not be read."""
@@ -796,6 +808,11 @@ def shown(name: str) -> str:
 def utf8(name: str) -> str:
     """A name that is known to be UTF-8, in UTF-8."""
     return os.fsencode(name).decode()
+
+
+def runs(status: os.stat_result) -> bool:
+    """Whether the file's owner may run it."""
+    return bool(status.st_mode & stat.S_IXUSR)
 
 
 def in_utf8(name: str) -> str | None:

@@ -115,3 +115,19 @@ def test_an_index_that_cannot_be_written_leaves_the_one_before(directory: Path, 
         index.save({})
     shutil.rmtree(beside, ignore_errors=True)
     assert index.file.read_bytes() == before
+
+
+def test_the_name_of_a_directory_outlives_restarts(directory: Path, tmp_path: Path) -> None:
+    """It is kept at once, with the hashes and without; another index has another, and so has one that is no use."""
+    first = Index(tmp_path / "index", directory)
+    assert first.load() == {}
+    again = Index(tmp_path / "index", directory)  # killed before it kept a hash
+    again.load()
+    assert again.source == first.source
+    again.save(Tree(directory).files)
+    third = Index(tmp_path / "index", directory)
+    third.load()
+    assert third.source == first.source
+    other = Index(tmp_path / "other", directory)
+    other.load()
+    assert other.source != first.source
