@@ -10,6 +10,7 @@ renamed directory without its files. So a hint leads to a look, and the look say
 import asyncio
 import contextlib
 import errno
+import functools
 import hashlib
 import heapq
 import itertools
@@ -18,7 +19,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from servers.feed import Change, Feed
 from servers.hints import Hints, hints_of
@@ -95,7 +96,7 @@ async def watch(feed: Feed, tree: Tree, index: Index | None = None) -> None:
     what is known of the files.
     """
     loop = asyncio.get_running_loop()
-    watcher = Watcher(feed, tree, index)
+    watcher = Watcher(feed, tree, index, lambda *line: loop.call_soon_threadsafe(functools.partial(log.warning, *line)))
     over: asyncio.Future[None] = loop.create_future()
 
     def end(error: BaseException | None) -> None:
@@ -138,8 +139,8 @@ class Watcher:
     hashed by another thread, and announced when they are known.
     """
 
-    def __init__(self, feed: Feed, tree: Tree, index: Index | None) -> None:
-        self.feed, self.tree, self.index = feed, tree, index
+    def __init__(self, feed: Feed, tree: Tree, index: Index | None, say: Callable[..., object]) -> None:
+        self.feed, self.tree, self.index, self.say = feed, tree, index, say
         self.hints = hints_of(tree)
         self.apart = Apart(tree, self.hints)
         self.named: dict[str, str] = {}  # what was left out, and why
@@ -243,7 +244,7 @@ class Watcher:
         pace = self.pace()
         self.sweep_at = min(self.sweep_at, time.monotonic() + pace)
         if self.hints.blind and self.hints.blind != self.said:
-            log.warning("no hints from the system (%s): looking every %.1f s instead", self.hints.blind, pace)
+            self.say("no hints from the system (%s): looking every %.1f s instead", self.hints.blind, pace)
         self.said = self.hints.blind
         if self.index and self.changed and time.monotonic() > self.saved + SAVE:
             self.save()
@@ -271,7 +272,7 @@ class Watcher:
         if self.held is not type(error):
             reason = error.strerror or str(error)
             why = f"{reason}; nothing is published" if isinstance(error, Replaced | Emptied) else reason
-            log.warning("%s cannot be read (%s): waiting for it", self.tree.directory, why)
+            self.say("%s cannot be read (%s): waiting for it", self.tree.directory, why)
         self.held, self.sweeping = type(error), None
         self.sweep_at = time.monotonic() + max(PAUSE, cost / BLIND_SHARE)
 
@@ -288,7 +289,7 @@ class Watcher:
         self.changed = self.changed or bool(edits)
         for name, reason in self.tree.skipped.items():
             if self.named.get(name) != reason:
-                log.warning("left out %s: %s", name, reason)
+                self.say("left out %s: %s", name, reason)
                 self.feed.skipped += 1
                 self.named[name] = reason
         now = time.monotonic()
@@ -307,7 +308,7 @@ class Watcher:
         try:
             self.index.save(dict(self.tree.files))
         except OSError as error:
-            log.warning("%s cannot be written: %s", self.index.file, error.strerror)
+            self.say("%s cannot be written: %s", self.index.file, error.strerror)
 
 
 class Emptied(OSError):

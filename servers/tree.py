@@ -44,7 +44,10 @@ COARSE_CLOCK = 5  # Linux: the clock that stamps files, CLOCK_REALTIME_COARSE
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change, `at` seconds after the start; `size` in bytes; `content` only when it travels inline."""
+    """One change, `at` seconds after the start; `size` in bytes; `content` only when it travels inline.
+
+    A rename is an addition and, after it in the same look, a deletion: who follows can move what it has.
+    """
 
     at: float
     path: str

@@ -134,12 +134,14 @@ def test_a_range_is_never_beyond_the_file(size: int, first: int, length: int) ->
 
 @on_a_loop
 async def test_the_etag_is_of_the_bytes_that_are_sent(directory: Path) -> None:
-    """A small file that has changed since the last look is served as it is, with its own hash."""
+    """A file that has changed since the look is served as it is, with its own hash; one that has come is not known."""
     async with served(directory) as client:
         await asyncio.to_thread((directory / "a" / "b.csv").write_text, "other")  # same size
         answer = await client.get("/files/a/b.csv")
         assert answer.content == b"other"
         assert answer.headers["etag"] == f'"{sha256(b"other")}"'
+        await asyncio.to_thread((directory / "new").write_text, "x")
+        assert (await client.get("/files/new")).status_code == 404
 
 
 def settle(tree: Tree, settled: bool) -> None:
@@ -278,9 +280,9 @@ async def test_a_download_reads_a_file_once(directory: Path) -> None:
     tree = Tree(directory)
     whole, calls = tree.read, list[object]()
 
-    def whole_again(file: Any) -> Any:
-        calls.append(file)
-        return whole(file)
+    def whole_again(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return whole(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(downloads.FileContent, "read", counted)
