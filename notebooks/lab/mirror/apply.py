@@ -35,6 +35,10 @@ SLICE = 0.02  # seconds for which the loop is kept, at most
 FAULTS = (UnsafePath, Vanished, Corrupt, NoBundles, Refused, Unavailable, httpx.RequestError, OSError)
 
 
+Look = tuple[str, Job, Version, str | None, bool]  # a path, what is to be there, a source, and whether to look there
+Found = tuple[str, Job, Version, Stat | Part | None]
+
+
 class Hands:
     """Makes the copy's files what its state wants them to be."""
 
@@ -110,7 +114,7 @@ class Hands:
 
     async def _near(self, batch: Batch, outcomes: dict[str, Outcome]) -> Batch:
         """Do what needs reading, and nothing from the server; return the rest."""
-        looks = list[tuple[str, Job, Version, str | None, bool]]()
+        looks = list[Look]()
         for path, job in batch:
             if wanted := self.state.wanted.get(path):
                 unknown = path not in self.state.present and self.copy.is_file(path)
@@ -120,7 +124,7 @@ class Hands:
         self.copy.leave()
         if not looks:
             return batch
-        for path, job, wanted, found in await asyncio.to_thread(self._read, looks):
+        for path, job, wanted, found in await asyncio.to_thread(read, self.copy, looks):
             try:
                 change: Change = "modified" if path in self.state.present else "added"
                 if isinstance(found, Part):
@@ -139,27 +143,6 @@ class Hands:
                     self.copy.drop(found)
         self.copy.settle()
         return [(path, job) for path, job in batch if path not in outcomes]
-
-    def _read(
-        self, looks: list[tuple[str, Job, Version, str | None, bool]]
-    ) -> list[tuple[str, Job, Version, Stat | Part | None]]:
-        """In a thread: the stat of each file that is right already, or else a part made from another one."""
-        found = list[tuple[str, Job, Version, Stat | Part | None]]()
-        for path, job, wanted, source, unknown in looks:
-            if unknown and (status := self.copy.reading.stands(path, wanted)):
-                found.append((path, job, wanted, status))
-            elif source:
-                part = None
-                try:
-                    part = self.copy.new_part()
-                    self.copy.reading.fill(part, source)
-                except OSError:
-                    pass  # gone, or the disk is full: fetching it will tell
-                if part and part.sha256 == wanted.sha256:
-                    found.append((path, job, wanted, part))
-                elif part:
-                    self.copy.drop(part)
-        return found
 
     async def _together(self, batch: Batch, outcomes: dict[str, Outcome]) -> None:
         """Fetch many files at once."""
@@ -243,3 +226,23 @@ class Hands:
 
         if self._emptying is None:
             self._emptying = asyncio.get_running_loop().call_later(KEPT, empty)
+
+
+def read(copy: Copy, looks: list[Look]) -> list[Found]:
+    """In a thread: the stat of each file that is right already, or else a part made from another one."""
+    found = list[Found]()
+    for path, job, wanted, source, unknown in looks:
+        if unknown and (status := copy.reading.stands(path, wanted)):
+            found.append((path, job, wanted, status))
+        elif source:
+            part = None
+            try:
+                part = copy.new_part()
+                copy.reading.fill(part, source)
+            except OSError:
+                pass  # gone, or the disk is full: fetching it will tell
+            if part and part.sha256 == wanted.sha256:
+                found.append((path, job, wanted, part))
+            elif part:
+                copy.drop(part)
+    return found

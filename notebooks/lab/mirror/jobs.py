@@ -42,6 +42,30 @@ Batch = list[tuple[str, Job]]
 Do = Callable[[Batch], Awaitable[dict[str, Outcome]]]
 
 
+class Bar:
+    """A progress bar, for a person who waits; nothing before it is shown."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, total: int) -> None:
+        """Begin one, of so many bytes, if anybody watches."""
+        if watched():
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="fetching", leave=False, delay=WORTH_IT)
+
+    def move(self, size: int, *, over: bool) -> None:
+        """So many bytes further; wipe it away when it is over."""
+        if self._bar is not None:
+            self._bar.update(size)
+        if over:
+            self.close()
+
+    def close(self) -> None:
+        """Wipe it away."""
+        if self._bar is not None:
+            self._bar.close()
+
+
 class Jobs:
     """The jobs that are left. `once`: a file that cannot be had for too long ends it.
 
@@ -63,7 +87,7 @@ class Jobs:
         self.soon: Batch | None = None
         self.together = True
         self.telling = 0  # workers that have something to report
-        self.bar: Any = None
+        self.bar = Bar()
 
     @property
     def idle(self) -> bool:
@@ -193,10 +217,7 @@ class Jobs:
         if self.latest.get(path) is job:
             del self.latest[path]
             self.unmet.pop(path, None)
-        if self.bar is not None:
-            self.bar.update(job.size)
-            if not self.unmet:
-                self.bar.close()
+        self.bar.move(job.size, over=not self.unmet)
 
     def ask_again(self, path: str, job: Job) -> None:
         """The server has answered, though not with what was announced: wait for the update that says so, or ask."""
@@ -218,14 +239,3 @@ class Jobs:
         """Have a worker see to it after a pause (s)."""
         job.failures += 1
         asyncio.get_running_loop().call_later(pause, self.queue.put, path, job)
-
-    def show_bar(self) -> None:
-        """A progress bar of the first listing, for a person who waits, and gone when it is over."""
-        if self.latest and watched():
-            total = sum(job.size for job in self.latest.values())
-            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc="fetching", leave=False, delay=WORTH_IT)
-
-    def close_bar(self) -> None:
-        """Wipe it away."""
-        if self.bar is not None:
-            self.bar.close()

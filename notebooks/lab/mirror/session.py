@@ -69,7 +69,7 @@ class Session:
         for task in self.tasks:
             task.cancel()
         await asyncio.wait(self.tasks)
-        self.jobs.close_bar()
+        self.jobs.bar.close()
 
     @property
     def idle(self) -> bool:
@@ -131,8 +131,8 @@ class Session:
         self.jobs.clear()
         self.plan()
         self.check_state()
-        if first:
-            self.jobs.show_bar()
+        if first and self.jobs.latest:
+            self.jobs.bar.show(sum(job.size for job in self.jobs.latest.values()))
 
     def plan(self) -> None:
         """Make a job of everything that differs, and of what is being changed just now."""
