@@ -409,15 +409,11 @@ STILL_WITHOUT = {  # notebooks 02, 05 and 06; a check that gets a corpus leaves 
     "client_frame",
     "cost_per_delivery",
     "crossover",
-    "event_block",
-    "event_generator",
-    "event_stream_parser",
     "holds_without_a_hole",
     "long_polling_client",
     "mirror",
     "polls_fit",
     "quiet_requests",
-    "sse_client",
     "websocket_client",
 }
 
