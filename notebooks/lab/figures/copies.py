@@ -70,7 +70,7 @@ def identical(behind: Sequence[float], *, tag: str = LIVE) -> Picture:
 
 def shares_of_delay(means: Mapping[str, Sequence[float]], parts: Sequence[str], *, tag: str = LIVE) -> Picture:
     """The mean delay (s), a bar for each row of `means`, stacked from its `parts`."""
-    [(row, first), *_] = means.items()
+    [first, *_] = means.values()
     whole, most = sum(first), int(np.argmax(first))
     title = (
         f"A copy is {seconds(whole)} late on average; most of it, {100 * first[most] / whole:.0f} %, is the "
