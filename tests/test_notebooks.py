@@ -46,6 +46,7 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
         ],
     ),
     "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
+    "06_file_updates": (10, [('"copy late by push (ms)": 25,', '"copy late by push (ms)": "soon",')]),
 }
 AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
 
