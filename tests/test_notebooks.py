@@ -317,16 +317,11 @@ RULES: list[Rule] = [
 NOT_YET = {
     "fits_a_page": {
         "02_long_polling",
-        "05_side_by_side",
-        "06_file_updates",
     },
     "begins_with_few_names": {
         "02_long_polling",
-        "05_side_by_side",
-        "06_file_updates",
         "solutions/03_websockets",
         "solutions/04_server_sent_events",
-        "solutions/06_file_updates",
     },
 }
 
