@@ -13,10 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from servers.arguments import Parser, number, open_standard_streams, origin, token_in, whole
+from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, token_in, whole
 from servers.background import ServerError, run
 from servers.feed import HEARTBEAT, Feed
-from servers.guard import checked_token
 from servers.index import Index
 from servers.models import SLUGS, model
 from servers.service import Service, Source

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from servers.guard import checked_token
-
 
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake gets one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+
+def printable(text: str) -> str:
+    """The text, with escapes for what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def number(text: str) -> float:
@@ -72,3 +75,11 @@ def token_in(file: str) -> str:
         raise argparse.ArgumentTypeError(f"{file}: {error.strerror}") from None
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{file}: {error}") from None
+
+
+def checked_token(text: str) -> str:
+    """The token in a file or variable, without the space around it. Raises ValueError if it could not be one."""
+    token = text.strip()
+    if len(token) < 16 or not all("!" <= character <= "~" for character in token):
+        raise ValueError("a token is at least 16 printable ASCII characters, without a space")
+    return token

@@ -12,7 +12,9 @@ they return as any response does, and then uvicorn has nothing to wait for.
 import contextlib
 import errno
 import logging
+import os
 import signal
+import sys
 import threading
 import time
 from types import TracebackType
@@ -28,6 +30,7 @@ from servers.service import Service
 
 START_LIMIT = 10.0  # seconds until a server that does not accept connections is given up
 STOP_LIMIT = 5.0  # seconds until a thread that does not end is reported
+LEAVE_LIMIT = 1.3  # seconds until a command no longer waits for what is left of its streams; it has 2 in all
 LOGGERS = ("servers", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "sse_starlette.sse", "watchfiles.main")
 
 log = logging.getLogger("servers")
@@ -90,9 +93,7 @@ class Server:
         Raises ServerError with what the server logged as errors while it ran. In a cell whose own clients
         are still connected, call it as `await asyncio.to_thread(server.stop)`.
         """
-        self._uvicorn.exit()
-        self._thread.join(STOP_LIMIT)
-        if self._thread.is_alive():
+        if not self.ends(STOP_LIMIT):
             raise ServerError(f"the server at {self.url} did not stop within {STOP_LIMIT:g} s")
         _running.pop(self, None)
         self._silence.close()
@@ -102,6 +103,12 @@ class Server:
             cause = next((record.exc_info[1] for record in errors if record.exc_info), failure)
             text = "\n".join(_text(record) for record in errors)
             raise ServerError(f"the server at {self.url} logged: {text}") from cause
+
+    def ends(self, limit: float) -> bool:
+        """Tell it to end, and say whether it has, `limit` seconds later at most."""
+        self._uvicorn.exit()
+        self._thread.join(limit)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         self._silence.thread = threading.get_ident()  # before anything is logged
@@ -215,9 +222,13 @@ def run(app: Service, name: str, *, host: str = "127.0.0.1", port: int = 8000) -
     server = serve(app, host=host, port=port, quiet=False, over=enough)
     print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
-    over = not server.running or app.failure is not None
+    status = 1 if not server.running or app.failure is not None else 0
+    if not server.ends(LEAVE_LIMIT):  # of thousands, all were told, or cut off: what they leave behind ends with us
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
     server.stop()
-    return 1 if over else 0
+    return status
 
 
 def _this_cell() -> tuple[str, str]:

@@ -27,6 +27,7 @@ WINDOW = 0.005  # seconds from one round to the next: what is published meanwhil
 BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
 TURN = 100  # clients written to before others get the loop
 HEARTBEAT_BLOCK = b": heartbeat\n\n"
+LAST_CHUNK = b"0\r\n\r\n"  # the end of a chunked body (RFC 9112, section 7.1)
 
 log = logging.getLogger("servers")
 
@@ -121,8 +122,13 @@ class FanOut:
             if pause > 0 and self.feed.head - self.position < BATCH:
                 await asyncio.sleep(pause)
             await self.round()
-        for transport in tuple(self.fast):  # to end each of them takes a send that may have to wait
-            self.leave(transport, self.position)
+        for transport in tuple(self.fast):
+            if transport.get_write_buffer_size() > BACKLOG:
+                self.leave(transport, self.position)  # to end it takes a send that may have to wait
+            else:
+                del self.fast[transport]
+                transport.write(LAST_CHUNK)
+                transport.close()
 
     async def round(self) -> None:
         """Write what is new, once for all."""

@@ -74,11 +74,3 @@ def path_of(scope: Scope) -> str:
     """The path below wherever the application is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-def checked_token(text: str) -> str:
-    """The token in a file or variable, without the space around it. Raises ValueError if it could not be one."""
-    token = text.strip()
-    if len(token) < 16 or not all("!" <= character <= "~" for character in token):
-        raise ValueError("a token is at least 16 printable ASCII characters, without a space")
-    return token

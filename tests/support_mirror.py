@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lab.clients import Retry
 from lab.mirror import Applied, Mirror
-from lab.mirror.copy import PRIVATE
+from lab.mirror.names import PRIVATE
 from lab.virtual import serve
 from servers import file_updates
 from servers.feed import Feed
@@ -85,12 +85,14 @@ class Meddler:
         self.before: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self.after: Callable[[str], Coroutine[Any, Any, None]] | None = None
         self.headers: list[dict[str, str]] = []  # of every request
+        self.queries: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         path = scope["path"]
+        self.queries.append(scope["query_string"].decode())
         self.headers.append({key.decode(): value.decode() for key, value in scope["headers"]})
         if self.before:
             await self.before(path)

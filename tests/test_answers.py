@@ -1,6 +1,7 @@
 """Tests of lab.clients.answers: what each status, header, body, event, message and close code means."""
 
 import json
+import math
 import time
 from typing import Any
 
@@ -39,7 +40,7 @@ RESET = {"reason": "expired", "cursor": "e-9", "oldest": "e-4"}
 def pull(status: int, body: object = b"", **headers: str) -> Answer | Reset:
     """The meaning of a poll's response; a body that is not bytes goes as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return answers.of_pull(httpx.Response(status, headers=headers, content=content), "e-1")
+    return answers.of_pull(httpx.Response(status, headers=headers), content, "e-1")
 
 
 # What the server says
@@ -245,3 +246,44 @@ def test_exceptions_form_a_hierarchy() -> None:
     tree = {error.__name__: error.__mro__[1] for error in (GaveUp, Unavailable, Refused, ClientError)}
     assert tree == dict.fromkeys(("GaveUp", "Unavailable", "Refused"), ClientError) | {"ClientError": Exception}
     assert all(error.__mro__[1] is Refused for error in (BadCursor, BadStatus, BadAnswer, BadClose))
+
+
+@pytest.mark.parametrize(
+    "cursor", ["e", "-1", "e-", "e-x", "e\r\nX: y-1", "é-1", "e e-1", "e" * 256 + "-1", "e-" + "1" * 19]
+)
+def test_a_cursor_is_short_plain_ascii(cursor: str) -> None:
+    """It goes back in a URL or a header, and into every line of a mirror's state: what does not fit is BadAnswer."""
+    with pytest.raises(BadAnswer, match="not a cursor"):
+        pull(200, {"updates": [], "cursor": cursor})
+    with pytest.raises(BadAnswer, match="not a cursor"):
+        pull(410, RESET | {"cursor": cursor})
+
+
+@pytest.mark.parametrize(("number", "meaning"), [(7, 7), (7.0, 7)])
+def test_a_number_is_read_however_it_is_written(number: float, meaning: int) -> None:
+    """JSON has one kind of number: a whole one may come with a point, a time without."""
+    (update,) = updates_of({"seq": number, "size": number, "published": number})
+    assert (update.seq, update.size, update.published, update.cursor) == (meaning, meaning, meaning, f"e-{meaning}")
+    assert [type(value) for value in (update.seq, update.size, update.published)] == [int, int, float]
+
+
+@pytest.mark.parametrize("field", ["seq", "size"])
+@pytest.mark.parametrize("number", [1.5, True, math.nan, math.inf, "1", [1]])
+def test_a_whole_number_is_one(field: str, number: object) -> None:
+    """A part of an update, or of a byte, there is none: BadAnswer."""
+    with pytest.raises(BadAnswer):
+        updates_of({field: number})
+
+
+def test_a_time_that_no_clock_shows() -> None:
+    """An integer beyond all floats is BadAnswer, not an OverflowError."""
+    with pytest.raises(BadAnswer, match="too large"):
+        updates_of({"published": 10**400})
+
+
+def updates_of(fields: dict[str, object]) -> tuple[Update, ...]:
+    """The updates of a poll whose only one has these fields."""
+    known = {"seq": 1, "path": "a", "change": "added", "size": 1, "sha256": "0", "published": 1.5}
+    answer = pull(200, {"updates": [known | fields], "cursor": "e-9"})
+    assert isinstance(answer, Answer)
+    return answer.updates

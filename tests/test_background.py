@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -796,3 +798,42 @@ def test_outside_a_kernel_no_server_replaces_another() -> None:
     assert all(answers(server.port) for server in servers)
     for server in servers:
         server.stop()
+
+
+STUBBORN = """
+import asyncio, sys
+from servers import Feed, Service
+from servers.background import run
+
+app = Service("SSE", Feed(), path="/events")
+
+@app.get("/events")
+async def events():
+    print("held", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+sys.exit(run(app, "stubborn", port=0))
+"""
+
+
+def test_a_command_does_not_wait_for_what_does_not_end() -> None:
+    """A command ends with status 0 although a request of its server refuses to: it ends with the process."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        url = re.search(r"http://\S+", process.stdout.readline())
+        assert url is not None
+        with socket.create_connection(("127.0.0.1", int(url[0].rpartition(":")[2]))) as connection:
+            connection.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert process.stdout.readline() == "held\n"
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, "")

@@ -213,7 +213,7 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         ([], "the following arguments are required: MODEL"),
         (["smoke-signals"], "argument MODEL: invalid choice: 'smoke-signals'"),
         (["sse", "--colour", "red"], "unrecognized arguments: --colour red"),
-        (["sse", "two\nlines"], "unrecognized arguments: two lines"),
+        (["sse", "two\nlines"], "unrecognized arguments: two\\nlines"),
         (["sse", "--port", "65536"], "argument --port: a whole number from 0 to 65535, not '65536'"),
         (["sse", "--port", "-1"], "argument --port: a whole number from 0 to 65535, not '-1'"),
         (["sse", "--port", "http"], "argument --port: a whole number from 0 to 65535, not 'http'"),

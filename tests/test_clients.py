@@ -7,6 +7,7 @@ must show sockets, processes and signals run live.
 import asyncio
 import contextlib
 import email.utils
+import gzip
 import itertools
 import json
 import math
@@ -41,12 +42,14 @@ from lab.clients import (
     Retry,
     Unavailable,
     Update,
+    connections,
     long_polling,
     models,
     short_polling,
     sse,
     websocket,
 )
+from lab.clients.__main__ import main
 from lab.proxies.wire import Wire
 from lab.virtual import Link, Net, run_virtual, serve
 from servers import background
@@ -438,7 +441,7 @@ def test_cursor_from_the_future(model: str) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("cursor", ["é", "a b", "a\r\nX: y", "e-1\n"])
+@pytest.mark.parametrize("cursor", ["é", "a b", "a\r\nX: y", "e-1\n", "e" * 300 + "-1"])
 def test_cursor_that_is_not_plain_ascii_never_leaves(model: str, cursor: str) -> None:
     """A cursor that no server hands out is refused before anything is sent."""
     with pytest.raises(BadCursor, match="plain ASCII"):
@@ -499,6 +502,21 @@ def test_url_with_a_path_and_a_query(model: str) -> None:
     virtual(main)
 
 
+@every_model
+def test_url_with_a_fragment(model: str) -> None:
+    """What names a place in a page goes to no server; escapes in the path stay as they are."""
+
+    async def main(net: Net) -> None:
+        async with answering(http(404)) as heads:
+            with pytest.raises(BadStatus):
+                await anext(follow(model, "http://server/user%2Fname/#top", cursor="e-7"))
+        path = {"websocket": "/ws?after=e-7", "sse": "/events"}.get(model, "/updates?after=e-7")
+        assert heads[0].startswith(f"GET /user%2Fname{path}")
+        assert "top" not in heads[0]
+
+    virtual(main)
+
+
 # Pauses
 
 
@@ -532,7 +550,9 @@ def test_back_off_lasts_for_weeks() -> None:
     assert Retry().ceiling(2000) == 30
 
 
-@pytest.mark.parametrize("wrong", [{"base": -1}, {"cap": -1}, {"cap": math.nan}, {"give_up_after": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"base": -1}, {"base": math.inf}, {"cap": -1}, {"cap": math.nan}, {"cap": math.inf}, {"give_up_after": 0}]
+)
 def test_retry_that_makes_no_sense(wrong: dict[str, Any]) -> None:
     """A negative pause, or a time to give up that is over at once, is a ValueError."""
     with pytest.raises(ValueError, match="pauses are 0 s or more"):
@@ -1143,12 +1163,124 @@ def test_try_again_later_backs_off() -> None:
 
 def test_message_that_is_too_large_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message above the limit would come again at every attempt: BadClose, with this side's 1009."""
-    monkeypatch.setattr(models, "MAX_MESSAGE", 1000)
+    monkeypatch.setattr(connections, "MAX_MESSAGE", 1000)
 
     async def main(net: Net) -> None:
         async with talking(["x" * 1001]):
             with pytest.raises(BadClose, match="1009"):
                 await anext(websocket(URL))
+
+    virtual(main)
+
+
+PADDING = b" " * 2**16
+
+
+def endless(head: str, more: bytes) -> tuple[contextlib.AbstractAsyncContextManager[list[str]], list[int]]:
+    """A server whose answer goes on for as long as anybody reads, and how many bytes it has sent to each client."""
+    sent: list[int] = []
+
+    async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent.append(0)
+        writer.write(f"HTTP/1.1 {head}\r\nConnection: close\r\n\r\n".encode())
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(more)
+                await writer.drain()
+                await asyncio.sleep(0.001)  # virtual: the window's transits are what it waits for
+                sent[-1] += len(more)
+
+    return raw(handle), sent
+
+
+STREAM = "200 OK\r\nContent-Type: text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "more"),
+    [
+        ("short-polling", "200 OK", PADDING),
+        ("long-polling", "200 OK", PADDING),
+        ("long-polling", "410 Gone", PADDING),
+        ("sse", STREAM, b"x" * 2**16),
+        ("sse", STREAM, b"data: x\n" * 2**13),
+        ("sse", STREAM, b"data\n" * 2**13),
+    ],
+    ids=["poll", "long poll", "410", "a line", "lines of data", "empty lines of data"],
+)
+def test_an_answer_without_end_ends_it(model: str, head: str, more: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body, a line or an event beyond the limit would come again at each attempt: BadAnswer, soon after the limit."""
+    for module in (connections, models):
+        monkeypatch.setattr(module, "MAX_MESSAGE", 1_000_000)
+
+    async def main(net: Net) -> None:
+        net.link.window = 2**17
+        server, sent = endless(head, more)
+        async with server:
+            with pytest.raises(BadAnswer, match="of more than 1000000 "):
+                await anext(follow(model))
+        assert len(sent) == 1
+        assert sent[0] < 3_000_000
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("model", HTTP)
+def test_a_reason_without_end_is_cut(model: str) -> None:
+    """Of an answer that is none, a sentence is read; a 503 passes, however much it says, and a 404 does not."""
+
+    async def main(net: Net) -> None:
+        net.link.window = 2**17
+        for head, error in (("503 X", GaveUp), ("404 X", BadStatus)):
+            server, sent = endless(head, PADDING)
+            async with server:
+                with pytest.raises(error, match=f"answered {head[:3]}"):
+                    await anext(follow(model, retry=Retry(base=1, cap=1, give_up_after=5)))
+            assert (len(sent) > 1) == (error is GaveUp)
+            assert max(sent) < 1_000_000
+
+    virtual(main)
+
+
+def test_events_of_any_number_are_no_event_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is that of one event, not of a stream."""
+    for module in (connections, models):
+        monkeypatch.setattr(module, "MAX_MESSAGE", 1000)
+
+    async def main(net: Net) -> None:
+        many = "".join(f": a comment\n\n{event(seq)}" for seq in range(1, 101))
+        async with answering(stream(many), http(204)):
+            assert seqs([news async for news in sse(URL, retry=AT_ONCE)]) == list(range(1, 101))
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("model", HTTP)
+def test_a_compressed_answer_ends_it(model: str) -> None:
+    """It is asked for as it is; what comes compressed could be any size in memory: BadAnswer, unread."""
+
+    async def main(net: Net) -> None:
+        bomb = gzip.compress(b"data: " + bytes(10_000_000))
+        kind = "text/event-stream" if model == "sse" else "application/json"
+        async with answering(http(200, bomb, kind, Content_Encoding="gzip")) as heads:
+            with pytest.raises(BadAnswer, match=r"encoded \('gzip'\)"):
+                await anext(follow(model))
+        assert "Accept-Encoding: identity" in heads[0]
+        assert heads[0].count("Accept-Encoding") == 1
+
+    virtual(main)
+
+
+@every_model
+def test_a_redirect_is_not_followed(model: str) -> None:
+    """Another host that a server names is never asked, whatever the URL carries."""
+
+    async def main(net: Net) -> None:
+        async with raw(be_silent, host="elsewhere") as strangers:
+            async with answering(http(307, Location="http://elsewhere/updates?token=t")):
+                with pytest.raises(BadStatus, match="answered 307"):
+                    await anext(follow(model, "http://server/?token=t"))
+            assert strangers == []
 
     virtual(main)
 
@@ -1515,6 +1647,16 @@ def test_command_line_ends_with_its_pipe() -> None:
         assert process.wait(timeout=20) == 0
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_command_line_does_without_streams(closed: str) -> None:
+    """With stdin, stdout or stderr closed it ends as it would with them: status 2 when nobody answers."""
+    call = f'exec "$0" -m lab.clients sse http://127.0.0.1:{free_port()} --give-up-after 0.3 {closed}'
+    done = subprocess.run(["sh", "-c", call, sys.executable], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert ("for 0.3 s" in done.stderr) == ("2>" not in closed)
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -1540,7 +1682,7 @@ def test_command_line_says_in_one_line_what_it_cannot_do(
 ) -> None:
     """A bad option, an address where nobody listens, a refusal: one line on stderr and status 2."""
     try:
-        status = models.main([argument.replace("FREE", str(free_port())) for argument in arguments])
+        status = main([argument.replace("FREE", str(free_port())) for argument in arguments])
     except SystemExit as end:  # argparse's way
         status = int(end.code or 0)
     out, err = capsys.readouterr()

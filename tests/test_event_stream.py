@@ -311,3 +311,24 @@ def test_httpx_sse_differs_from_the_standard(stream: bytes, theirs: list[str], o
     response = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream)
     assert [event.data for event in httpx_sse.EventSource(response).iter_sse()] == theirs
     assert [event.data for event in parse(stream)] == ours == [event.data for event in reference(stream)[0]]
+
+
+def test_unfinished_is_what_no_blank_line_has_ended() -> None:
+    """The unfinished line and the data before it count, comments and other fields do not; an event ends the count."""
+    parser = EventStreamParser()
+    for chunk, kept in [
+        (b"da", 2), (b"ta: abc", 9), (b"\n", 11), (b"data\n", 19), (b": comment\nid: 7\n", 19), (b"da", 21),
+        (b"ta: x\n\n", 0), (b": comment", 9), (b"\n", 0), (b"\r\n\r\n", 0), (b"data: y\n\ndata: z\n\nda", 2),
+    ]:  # fmt: skip
+        parser.feed(chunk)
+        assert parser.unfinished == kept, chunk
+
+
+@given(st.binary(max_size=200), st.integers(1, 7))
+def test_unfinished_does_not_depend_on_the_cuts(data: bytes, step: int) -> None:
+    """Whatever the stream, the count is that of one feed of all of it."""
+    whole, cut = EventStreamParser(), EventStreamParser()
+    whole.feed(data)
+    for start in range(0, len(data), step):
+        cut.feed(data[start : start + step])
+    assert cut.unfinished == whole.unfinished

@@ -441,3 +441,79 @@ class TestShow:
         assert picture.get_figwidth() == figures.WIDTH
         with pytest.raises(ValueError, match="what it shows"):
             show(blank("A title", "x", "y")[0])
+
+
+def held_poll() -> Run:
+    """A client that long-polls: one answer that brought an update, then a request that is open at the end."""
+    published = [Publication(1, 1.0, 1.0, "a")]
+    requests = [Request(0, -0.1, 1.1, 1, False), Request(0, 1.1, 2.5, 0, False)]
+    return replace(complete(Schedule.at([1], 2), published, requests, [Delivery(0, 1, 1.1)], "long polling"), clients=1)
+
+
+class TestWhatIsSaid:
+    @pytest.mark.parametrize("draw", [timeline, request_bars])
+    def test_what_is_still_open_is_not_for_nothing(self, draw: Draw) -> None:
+        """A request that the end of the observation cut off is told apart from one for nothing."""
+        picture = draw(held_poll())
+        written = " ".join(text.get_text() for text in texts(picture))
+        assert "1 still open" in written
+        assert "0 of them for nothing, 1 still open" in picture.alt
+        assert "1 for nothing" not in written
+
+    def test_the_servers_view_has_gaps(self) -> None:
+        """With `transit` a bar begins when the request arrives, and ends when the answer leaves."""
+        [axes] = timeline(held_poll(), transit=0.1).axes
+        spans = sorted(path.get_extents().intervalx.tolist() for path in TestTimeline().held(axes))
+        assert spans[0] == pytest.approx([0.0, 1.0])
+        assert spans[1] == pytest.approx([1.2, 2.5])
+
+    def test_clients_that_are_left_out_are_said(self) -> None:
+        """Where not all clients have a lane, the figure says how many do."""
+        written = " ".join(text.get_text() for text in texts(timeline(polled(), lanes=2)))
+        assert "2 of them drawn" in written
+        assert "drawn" not in " ".join(text.get_text() for text in texts(timeline(polled())))
+
+    def test_a_part_of_the_time_is_shaded_and_named(self) -> None:
+        """What happens in a part of the time stands in the key."""
+        assert "overloaded" in [text.get_text() for text in texts(timeline(polled(), shade={"overloaded": (2, 4)}))]
+
+    def test_a_logarithmic_axis_says_so(self) -> None:
+        """Nobody has to see it from the ticks."""
+        assert "logarithmic" in delay_ecdf(four()).axes[0].get_xlabel()
+        assert "logarithmic" not in delay_ecdf(polled()).axes[0].get_xlabel()
+
+    def test_a_curves_name_is_never_cut_off(self) -> None:
+        """A name goes to the left of its curve where the right has no room, however long it is."""
+        for run in (pushed(label="long polling, on a very long way"), polled(label="short polling without a cursor")):
+            picture = delay_ecdf(run)
+            for text in texts(picture):
+                assert text.get_window_extent().x1 <= picture.bbox.x1 + 1, text.get_text()
+
+
+class TestCurves:
+    def test_points_are_drawn_and_heard(self) -> None:
+        """Every point stands beside its name, and in the text with its number."""
+        picture = figures.law_and_points("T", "x", "y (s)", {"x/2": ([0, 4], [0, 2])}, {"one": (1, 0.5), "two": (2, 1)})
+        assert {"one", "two", "x/2"} <= {text.get_text() for text in texts(picture)}
+        assert picture.alt == "y (s) against x, VIRTUAL: one 0.5; two 1. The laws drawn in: x/2."
+
+    def test_a_figure_that_begins_above_zero_says_so(self) -> None:
+        """The axis of shares names the share that it begins at."""
+        picture = figures.shares("T", "the questions", {"a": np.array([0.001, 0.002])}, above=80)
+        assert "from 80" in picture.axes[0].get_ylabel()
+        assert "a: 99 % within 2 ms" in picture.alt
+
+    def test_a_copys_age_is_a_saw_tooth(self) -> None:
+        """It falls to one transit with each answer, and grows to an interval and a transit."""
+        picture = figures.copy_age(polled(1.0), 0.05, start=0, end=6)
+        ages = [y for line in picture.axes[0].lines[:-1] for y in np.asarray(line.get_ydata(), float)]
+        assert min(ages) == pytest.approx(0.05)
+        assert max(ages) == pytest.approx(1.05)
+        assert "from 50 ms to 1.05 s" in picture.alt
+
+    def test_who_asks_together_is_counted_from_when_it_is_settled(self) -> None:
+        """Title and text have the number that the bars show after that moment."""
+        runs = {"all": polled(1.0), "other": polled(0.5)}
+        picture = figures.asked_together(runs, 4)
+        assert f"all: {figures.most_together(runs['all'], 4)}" in picture.alt
+        assert "after 4" in picture.get_suptitle().replace("\n", " ")

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect
 
 from servers import downloads
+from servers.arguments import checked_token
 from servers.background import serve
 from servers.downloads import CHUNK, requested_range
 from servers.feed import Feed
 from servers.file_updates import FEW, create_app
-from servers.guard import checked_token
 from servers.tree import Tree
 from tests.support import Raw, events, http, on_a_loop, until
 from tests.support_browser import Tab, browser, tab

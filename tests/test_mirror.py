@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import gzip
 import inspect
 import itertools
 import json
@@ -21,8 +22,10 @@ import pytest
 
 from lab.clients import GaveUp, Retry
 from lab.clients.answers import BadAnswer, BadStatus
-from lab.mirror import Applied, Mirror, main
-from lab.mirror.copy import KEPT, Copy, CopyError, UnsafePath, Version, check_name
+from lab.mirror import Applied, CopyError, Mirror, fetch
+from lab.mirror.__main__ import main
+from lab.mirror.copy import KEPT, Copy
+from lab.mirror.names import UnsafePath, Version, check_name
 from lab.proxies.wire import Wire
 from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
@@ -46,6 +49,7 @@ from tests.support_mirror import (
 from tests.support_mirror import sha256 as sha
 
 D = 0.025  # s, one way
+TOKEN = "a-token-of-many-characters"
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -550,10 +554,10 @@ async def test_a_token_goes_out_with_every_request_and_a_refusal_ends_it(net: Ne
     """Listing, events and files are asked for with the token; 401 is not tried again."""
     three_files(tmp_path / "dir")
     async with served(tmp_path / "dir") as stage:
-        async with followed(stage, a_mirror(tmp_path / "copy", token="s3cret")):
+        async with followed(stage, a_mirror(tmp_path / "copy", token=TOKEN)):
             pass
         assert len(stage.meddler.headers) >= 5
-        assert {headers["authorization"] for headers in stage.meddler.headers} == {"Bearer s3cret"}
+        assert {headers["authorization"] for headers in stage.meddler.headers} == {f"Bearer {TOKEN}"}
     with pytest.raises(BadStatus, match="404"):
         async with served(tmp_path / "dir"):
             await a_mirror(tmp_path / "copy", Stage.url + "/elsewhere").sync()
@@ -565,12 +569,31 @@ async def test_a_token_goes_out_with_every_request_and_a_refusal_ends_it(net: Ne
 @pytest.mark.parametrize(
     "path",
     ["", ".", "..", "/etc/passwd", "../outside", "a/../../outside", "a//b", "a/", "./a", "a\0b", "\ud800",
-     ".mirror", ".mirror/state", ".MIRROR/state", ".mir\u200cror/state", ".mirror./state"],
+     ".mirror", ".mirror/state", ".MIRROR/state", ".mir\u200cror/state", ".mirror./state",
+     "x" * 256, "d/" + "é" * 128, "d/" * 2048 + "e", "a/" * 35_000 + "b"],
 )  # fmt: skip
 def test_a_path_that_leads_out_of_the_copy_is_refused(path: str) -> None:
-    """Absolute, with "..", not text, or among the mirror's own files: no such path is ever written."""
-    with pytest.raises(UnsafePath):
+    """Absolute, with "..", not text, too long, or among the mirror's own files: no such path is ever written."""
+    with pytest.raises(UnsafePath) as refusal:
         check_name(path)
+    assert len(str(refusal.value)) < 200
+
+
+def test_the_longest_path_is_taken() -> None:
+    """A name of 255 bytes and a path of 4096 are what Linux allows."""
+    check_name("/".join(["é" * 127 + "x", *["y" * 255] * 15]))
+    check_name("d/" * 2047 + "de")
+
+
+@pytest.mark.parametrize("path", ["a:b", "d/a?", "CON", "nul.txt", "com1.a/b", "x.", "y /z", "a\\b", "line\nbreak"])
+def test_a_name_that_windows_reads_differently_is_refused_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream, a device, a name whose end is dropped: on Windows each would be another file than the server's."""
+    check_name(path)
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        check_name("console/auxiliary.txt")
+        with pytest.raises(UnsafePath, match="Windows"):
+            check_name(path)
 
 
 @virtual
@@ -635,6 +658,57 @@ async def test_a_listing_that_is_none_ends_it(net: Net, tmp_path: Path, body: by
 
 
 @virtual
+async def test_a_name_that_cannot_be_is_refused_once_and_the_rest_is_complete(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too long for any disk, or for this place on it: neither `sync` nor `follow` tries that for ever."""
+    three_files(tmp_path / "dir")
+    place = tmp_path / "copy"
+    while len(bytes(place)) < 3700:
+        place /= "p" * 200
+    long = "/".join(["q" * 200] * 2)
+    async with served(tmp_path / "dir") as stage:
+        write(tmp_path / "dir", long, "short enough for the server")
+        stage.look()
+        named = [{"path": path, "size": 1, "sha256": sha(b"x")} for path in ("x" * 300, "a/" * 35_000 + "b")]
+        stage.meddler.tamper["/files"] = [
+            lambda body: json.dumps(json.loads(body) | {"files": json.loads(body)["files"] + named}).encode()
+        ]
+        async with asyncio.timeout(60):
+            await (mirror := a_mirror(place)).sync()
+        assert mirror.counters.refused == 3
+        assert set(files(place)) == set(files(stage.directory)) - {long}
+        lines = faults(caplog)
+        assert [line.rpartition(": ")[2] for line in lines] == [
+            "a name has 255 bytes at most, a path 4096",
+            "a name has 255 bytes at most, a path 4096",
+            "this disk holds no such name (File name too long)",
+        ]
+        assert max(map(len, lines)) < 500
+        task = asyncio.create_task(following(a_mirror(place), []))
+        write(stage.directory, "later", "goes on")
+        stage.look()
+        await until_virtual((place / "later").exists)
+        await asyncio.sleep(60)
+        assert len(faults(caplog)) == 4
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@virtual
+async def test_a_url_keeps_its_query_and_loses_its_fragment(net: Net, tmp_path: Path) -> None:
+    """What a hub's URL carries goes out with listing, events and files alike; what names a place in a page does not."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "dir", "100% ?#&;+/ü", "a name that must be encoded")
+    async with served(tmp_path / "dir") as stage:
+        async with followed(stage, a_mirror(tmp_path / "copy", f"{stage.url}/?token=abc#top")):
+            write(stage.directory, "a.txt", "news")
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+        assert set(stage.meddler.queries) == {"token=abc"}
+
+
+@virtual
 async def test_only_the_mirrors_own_files_are_ever_removed(net: Net, tmp_path: Path) -> None:
     """A directory with files of others is refused; adopted, what is right is kept, the rest of it left alone."""
     three_files(tmp_path / "dir")
@@ -682,6 +756,164 @@ def test_a_copy_belongs_to_one_mirror_at_a_time(tmp_path: Path) -> None:
         Copy(tmp_path / "trap")
 
 
+# What a server cannot make it do
+
+Reply = Callable[[asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+@contextlib.asynccontextmanager
+async def hostile(replies: dict[str, Reply]) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that answers each path in its own way, and then closes: its URL, and the heads of the requests."""
+    heads: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            await replies[heads[-1].split(b" ")[1].decode()](writer)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
+    finally:
+        server.close()
+
+
+def reply(status: int, body: bytes = b"", *headers: str, endless: bytes = b"") -> Reply:
+    """A whole answer, or one whose body goes on for as long as anybody reads."""
+
+    async def write_it(writer: asyncio.StreamWriter) -> None:
+        length = [] if endless else [f"Content-Length: {len(body)}"]
+        head = [f"HTTP/1.1 {status} X", "Connection: close", *length, *headers, "", ""]
+        writer.write("\r\n".join(head).encode() + body)
+        while endless:
+            writer.write(endless)
+            await writer.drain()
+
+    return write_it
+
+
+def listing(*files: tuple[str, bytes]) -> bytes:
+    """The body of a listing."""
+    found = [{"path": path, "size": len(data), "sha256": sha(data)} for path, data in files]
+    return json.dumps({"cursor": "e-0", "files": found}).encode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (f'ETag: "{sha(b"x")}"', f"Content-Length: {2**40}"),
+        (f'ETag: "{sha(b"y")}"',),
+        ('ETag: "no hash"', f"Content-Length: {2**40}"),
+    ],
+)
+def test_a_file_is_no_longer_than_announced(tmp_path: Path, headers: tuple[str, ...]) -> None:
+    """What goes on beyond the announced size is broken off there, whatever its head says, and tried again."""
+
+    @on_a_loop
+    async def body() -> None:
+        replies = {
+            "/files": reply(200, listing(("a", b"x"), ("b", b"y"))),
+            "/files/a": reply(200, b"", *headers, endless=bytes(2**16)),
+            "/files/b": reply(200, b"y"),
+        }
+        async with hostile(replies) as (url, heads):
+            mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.05, 0.05, give_up_after=1))
+            with pytest.raises(GaveUp, match=r"'a' cannot be had, for 1 s \(Corrupt: \d+ bytes .* were 1 with"):
+                await mirror.sync()
+        fetches = sum(head.startswith(b"GET /files/a ") for head in heads)
+        assert fetches >= 2
+        assert mirror.counters.bytes <= fetches * 2**17
+        assert files(tmp_path / "copy") == {"b": sha(b"y")}
+
+    body()
+
+
+@on_a_loop
+async def _a_later_version(tmp_path: Path) -> None:
+    replies = {
+        "/files": reply(200, listing(("log", b"one line"))),
+        "/files/log": reply(200, b"one line, and then another", f'ETag: "{sha(b"one line, and then another")}"'),
+    }
+    async with hostile(replies) as (url, _):
+        await a_mirror(tmp_path / "copy", url).sync()
+    assert files(tmp_path / "copy") == {"log": sha(b"one line, and then another")}
+
+
+def test_a_file_that_has_grown_is_taken_as_its_head_says(tmp_path: Path) -> None:
+    """A version later than announced, named by its own hash, may be as long as its Content-Length."""
+    _a_later_version(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(200, b"{", endless=b" " * 2**16), "an answer of more than 1000000 bytes"),
+        (reply(200, gzip.compress(listing()), "Content-Encoding: gzip"), r"the answer is encoded \('gzip'\)"),
+        (reply(200, listing().replace(b"e-0", b"e" * 1000 + b"-0")), "not a cursor: 'eee"),
+        (reply(404, b"{", endless=b" " * 2**16), "answered 404"),
+    ],
+    ids=["endless", "gzip", "cursor", "endless 404"],
+)
+def test_a_listing_is_bounded(tmp_path: Path, answer: Reply, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing without end, one that is compressed, a cursor that is no short word: each ends it in one sentence."""
+    monkeypatch.setattr(fetch, "MAX_LISTING", 1_000_000)
+
+    @on_a_loop
+    async def body() -> None:
+        async with hostile({"/files": answer}) as (url, _):
+            with pytest.raises((BadAnswer, BadStatus), match=error):
+                await a_mirror(tmp_path / "copy", url).sync()
+
+    body()
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, True, "1"])
+def test_a_size_is_a_whole_number_of_bytes(tmp_path: Path, size: object) -> None:
+    """What could be no size is refused, or no listing at all; a whole number is one, however it is written."""
+
+    @on_a_loop
+    async def body() -> None:
+        entries = [{"path": "a", "size": size, "sha256": sha(b"x")}, {"path": "b", "size": 1.0, "sha256": sha(b"y")}]
+        body = json.dumps({"cursor": "e-0", "files": entries}).encode()
+        async with hostile({"/files": reply(200, body), "/files/b": reply(200, b"y")}) as (url, _):
+            mirror = a_mirror(tmp_path / "copy", url)
+            if size == -1:
+                await mirror.sync()
+                assert (mirror.counters.refused, files(tmp_path / "copy")) == (1, {"b": sha(b"y")})
+            else:
+                with pytest.raises(BadAnswer):
+                    await mirror.sync()
+
+    body()
+
+
+@pytest.mark.parametrize("redirected", ["/files", "/events", "/files/a"])
+def test_a_redirect_takes_the_token_nowhere(tmp_path: Path, redirected: str) -> None:
+    """A redirect of listing, events or file is a refusal; the server that it names is never asked."""
+
+    @on_a_loop
+    async def body() -> None:
+        async with hostile({}) as (elsewhere, strangers):
+            replies = {"/files": reply(200, listing(("a", b"x"))), "/files/a": reply(200, b"x")}
+            replies[redirected] = reply(307, b"", f"Location: {elsewhere}{redirected}")
+            async with hostile(replies) as (url, heads):
+                mirror = a_mirror(tmp_path / "copy", url, token=TOKEN, retry=Retry(0.05, 0.05, give_up_after=0.5))
+                if redirected == "/files/a":
+                    with pytest.raises(GaveUp, match="answered 307"):
+                        await mirror.sync()
+                else:
+                    with pytest.raises(BadStatus, match="answered 307"):
+                        await following(mirror, [])
+            assert heads
+            assert all(f"Authorization: Bearer {TOKEN}".encode() in head for head in heads)
+            assert strangers == []
+
+    body()
+
+
 # Its state
 
 
@@ -689,7 +921,7 @@ def script(copy: Copy) -> Iterator[tuple[str, dict[str, bytes]]]:
     """A listing and updates, applied as a session does; yields the cursor and what should stand there, before each."""
     at: dict[str, bytes] = {"a": b"a1", "d/b": b"b1", "d/c": b"c1"}
     yield "e-0", at
-    copy.expect_all({path: Version(len(data), sha(data)) for path, data in at.items()}, "e-0")
+    copy.state.expect_all({path: Version(len(data), sha(data)) for path, data in at.items()}, "e-0")
     apply(copy, at)
     steps: list[tuple[str, bytes | None]] = [
         ("a", b"a2"), ("d/b", None), ("x/b", b"b1"), ("a", None), ("a/y", b"y1"), ("d/c", b"c2"), ("a/y", None),
@@ -698,18 +930,18 @@ def script(copy: Copy) -> Iterator[tuple[str, dict[str, bytes]]]:
     for number, (path, data) in enumerate(steps, start=1):
         at = {**at, path: data} if data is not None else {other: at[other] for other in at if other != path}
         yield f"e-{number}", at
-        copy.expect(path, None if data is None else Version(len(data), sha(data)), f"e-{number}")
+        copy.state.expect(path, None if data is None else Version(len(data), sha(data)), f"e-{number}")
         apply(copy, at)
     yield "", at
 
 
 def apply(copy: Copy, at: dict[str, bytes]) -> None:
     """Do what is to be done, the bytes being at hand."""
-    for path in copy.differing():
-        if (version := copy.wanted[path]) is None:
+    for path in copy.state.differing():
+        if (version := copy.state.wanted[path]) is None:
             copy.remove(path)
         elif status := copy.stands(path, version):
-            copy.note(path, version, status)
+            copy.state.note(path, version, status)
         else:
             with copy.part() as part:
                 part.write(at[path])
@@ -745,15 +977,18 @@ def killed_everywhere(directory: Path) -> None:
             history.update(script(copy))
         with Copy(place) as copy:
             seen = {path: (place / path).read_bytes() for path in files(place)}
-            if copy.cursor is None:  # not even the listing: nothing has been placed
+            if copy.state.cursor is None:  # not even the listing: nothing has been placed
                 assert not seen, (fatal, seen)
             else:
                 known = {data for at in history.values() for data in at.values()}
                 assert set(seen.values()) <= known, (fatal, "a partial file", seen)
-                at = history[copy.cursor]
-                assert {path for path, version in copy.wanted.items() if version} == set(at), (fatal, copy.cursor)
+                at = history[copy.state.cursor]
+                assert {path for path, version in copy.state.wanted.items() if version} == set(at), (
+                    fatal,
+                    copy.state.cursor,
+                )
                 apply(copy, at)
-                assert files(place) == {path: sha(data) for path, data in at.items()}, (fatal, copy.cursor)
+                assert files(place) == {path: sha(data) for path, data in at.items()}, (fatal, copy.state.cursor)
             assert not [name.name for name in (place / ".mirror").iterdir() if name.name.startswith(("part", "state-"))]
         if os.WIFEXITED(status):
             assert os.waitstatus_to_exitcode(status) == 0
@@ -779,47 +1014,48 @@ def test_the_state_is_true_wherever_it_was_cut_off(tmp_path: Path) -> None:
     for length in range(whole.index(b"\n", whole.index(b"d/c")) + 1, len(whole)):
         state.write_bytes(whole[:length])
         with Copy(tmp_path / "copy") as copy:
-            assert copy.cursor is not None
-            assert {path for path, version in copy.wanted.items() if version} == history[copy.cursor]
-            copy.expect("new", Version(0, sha(b"")), "e-99")
+            assert copy.state.cursor is not None
+            assert {path for path, version in copy.state.wanted.items() if version} == history[copy.state.cursor]
+            copy.state.expect("new", Version(0, sha(b"")), "e-99")
         with Copy(tmp_path / "copy") as copy:
-            assert copy.cursor == "e-99"
-            assert copy.wanted["new"] == Version(0, sha(b""))
+            assert copy.state.cursor == "e-99"
+            assert copy.state.wanted["new"] == Version(0, sha(b""))
 
 
 def test_the_state_does_not_grow_for_ever(tmp_path: Path) -> None:
     """The journal is written anew when most of it is superseded."""
     with Copy(tmp_path / "copy") as copy:
-        copy.expect_all({"a": Version(1, sha(b"a"))}, "e-0")
+        copy.state.expect_all({"a": Version(1, sha(b"a"))}, "e-0")
         for number in range(1, 5000):
-            copy.expect("a", Version(1, sha(b"a")), f"e-{number}")
+            copy.state.expect("a", Version(1, sha(b"a")), f"e-{number}")
     assert (tmp_path / "copy/.mirror/state").stat().st_size < 200_000
     with Copy(tmp_path / "copy") as copy:
-        assert copy.cursor == "e-4999"
+        assert copy.state.cursor == "e-4999"
 
 
 def test_a_state_that_cannot_be_written_is_written_whole_when_it_can(tmp_path: Path) -> None:
     """While the disk is full the state on it stays as it was, true; then it is all there again."""
     command = """
         import resource, pathlib
-        from lab.mirror.copy import Copy, Version
+        from lab.mirror.copy import Copy
+        from lab.mirror.names import Version
         copy = Copy(pathlib.Path("copy"))
-        copy.expect_all({"a": Version(1, "0" * 64)}, "e-0")
+        copy.state.expect_all({"a": Version(1, "0" * 64)}, "e-0")
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
         for number in range(1, 10):
-            copy.expect("b", Version(number, "0" * 64), f"e-{number}")
-        assert copy.unsaved
+            copy.state.expect("b", Version(number, "0" * 64), f"e-{number}")
+        assert copy.state.unsaved
         full = pathlib.Path("copy/.mirror/state").read_bytes()
         assert len(full) <= 200 and b'"e-9"' not in full
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        copy.expect("c", Version(1, "0" * 64), "e-10")
-        assert not copy.unsaved
+        copy.state.expect("c", Version(1, "0" * 64), "e-10")
+        assert not copy.state.unsaved
         copy.close()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(command)], cwd=tmp_path, check=True, timeout=60)
     with Copy(tmp_path / "copy") as copy:
-        assert copy.cursor == "e-10"
-        assert copy.wanted["b"] == Version(9, "0" * 64)
+        assert copy.state.cursor == "e-10"
+        assert copy.state.wanted["b"] == Version(9, "0" * 64)
 
 
 # The command line
@@ -877,12 +1113,12 @@ def test_the_command_mirrors_until_a_signal_or_once(tmp_path: Path) -> None:
 def test_the_command_shows_the_token_that_a_server_asks_for(tmp_path: Path) -> None:
     """With the server's token in a file the copy becomes complete; with another, one line says so; status 2."""
     three_files(tmp_path / "dir")
-    write(tmp_path, "right", "a-token-of-many-characters\n")
+    write(tmp_path, "right", f"{TOKEN}\n")
     write(tmp_path, "wrong", "a-token-of-few-characters\n")
 
     @on_a_loop
     async def body() -> None:
-        with live(tmp_path / "dir", token="a-token-of-many-characters") as (url, _):
+        with live(tmp_path / "dir", token=TOKEN) as (url, _):
             async with command(
                 "lab.mirror", url, tmp_path / "none", "--once", "--token-file", tmp_path / "wrong"
             ) as process:
@@ -899,9 +1135,7 @@ def test_the_command_shows_the_token_that_a_server_asks_for(tmp_path: Path) -> N
     body()
 
 
-AT_ONCE = (
-    "import sys, lab.bench.progress; sys.modules['lab.bench.progress'].WORTH_IT = 0.0"  # a bar, however soon it is over
-)
+AT_ONCE = "import lab.clients.terminal; lab.clients.terminal.WORTH_IT = 0.0"  # a bar, however soon it is over
 
 
 @contextlib.contextmanager
@@ -940,6 +1174,27 @@ def test_a_terminal_shows_a_bar_and_whole_lines(tmp_path: Path) -> None:
         assert lines[-1] == ""
 
     body()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_not_missed(tmp_path: Path, closed: str) -> None:
+    """Without stdin, stdout or stderr a copy becomes complete; nothing meant for them gets into the mirror's files."""
+    three_files(tmp_path / "dir")
+    with live(tmp_path / "dir") as (url, look):
+        for status in (0, 2):
+            call = f'exec "$0" -m lab.mirror "$@" --once --adopt --longest-pause .1 --give-up-after 1 {closed}'
+            arguments = ["sh", "-c", call, sys.executable, url, str(tmp_path / "copy")]
+            done = subprocess.run(arguments, timeout=60, capture_output=True, text=True)
+            assert done.returncode == status
+            assert ("complete" in done.stdout) == (status == 0 and closed == "2>&-")
+            assert status == 0 or done.stdout == ""
+            write(tmp_path / "dir", "d", "a directory in its way")
+            write(tmp_path / "copy", "d/somebody's", "own")
+            look()
+    assert contents(tmp_path / "copy").items() >= {"a.txt": sha(b"alpha"), "reports/q3.csv": sha(b"1;2;3")}.items()
+    for line in (tmp_path / "copy/.mirror/state").read_text().splitlines():
+        json.loads(line)
+    assert (tmp_path / "copy/.mirror/lock").read_bytes() == b""
 
 
 def test_a_pipe_shows_no_bar(tmp_path: Path) -> None:
@@ -998,8 +1253,14 @@ def test_a_full_disk_stops_only_what_does_not_fit(tmp_path: Path) -> None:
         (["http://127.0.0.1:1", "{full}"], "{full} is not empty, and no mirror made it (--adopt takes it over)"),
         (["http://127.0.0.1:1", "{copy}", "--parallel", "0"], "argument --parallel: a whole number from 1 to 64"),
         (["http://127.0.0.1:1", "{copy}", "--timeout", "nan"], "argument --timeout: a number above 0, not 'nan'"),
-        (["http://127.0.0.1:1", "{copy}", "--token-file", "{copy}/no"], "{copy}/no: No such file or directory"),
-        (["http://127.0.0.1:1", "{copy}", "--token-file", "{words}"], "{words}: a token is one word of plain ASCII"),
+        (
+            ["http://127.0.0.1:1", "{copy}", "--token-file", "{copy}/no"],
+            "argument --token-file: {copy}/no: No such file or directory",
+        ),
+        (
+            ["http://127.0.0.1:1", "{copy}", "--token-file", "{words}"],
+            "argument --token-file: {words}: a token is at least 16 printable ASCII characters, without a space",
+        ),
         (
             ["http://127.0.0.1:1", "{copy}", "--give-up-after", "0.1", "--longest-pause", "0.01"],
             "no listing from http://127.0.0.1:1/files, for 0.1 s (ConnectionRefusedError",

@@ -8,15 +8,18 @@ turned into its opposite, and nbval must fail in that cell and in no other.
 import ast
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -26,6 +29,32 @@ FALSE_CLAIMS_LIMIT = 900  # seconds for all notebooks, each up to its first clai
 ALLOWED_MAGICS = {"%matplotlib inline"}
 # what ends by itself: asyncio's own, the stopping of a server, and the experiments, which keep a deadline
 BOUNDED = {"sleep", "wait_for", "stop", "experiment", "side_by_side"}
+
+COLUMNS = 78  # of a line of code
+IMPORT_LINES = 6  # of the cell that imports the course's own names
+# How many cells of a notebook are run again, at random, after a full run, and every change that its text invites to,
+# as (what stands in one cell, by what to replace it): that cell is run again, and all that follow.
+AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
+    "00_start_here": (
+        15,
+        [
+            ("interval=0.5", "interval=0.1"),
+            ("interval=0.1", "interval=2"),
+            ("Schedule.poisson(rate=2, seconds=6, seed=7)", "Schedule.periodic(every=1, seconds=6)"),
+            ("schedule, clients=1)", "schedule, clients=5)"),
+            ('"of them for nothing": 5,', '"of them for nothing": "five",'),
+        ],
+    ),
+    "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
+    "02_long_polling": (
+        15,
+        [
+            ('"requests per second": 10,', '"requests per second": "ten",'),
+            ("often = 10", "often = 0.1"),
+        ],
+    ),
+}
+AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
 
 Rule = Callable[[NotebookNode], Iterator[str]]
 
@@ -95,7 +124,7 @@ def hides_nothing_from_nbval(notebook: NotebookNode) -> Iterator[str]:
 def asserts_apart(notebook: NotebookNode) -> Iterator[str]:
     """Something is asserted, and a cell with assertions has nothing else: a claim is easy to find and to turn round.
 
-    `claims({...})`, the table of what holds, stands alone, too, and each of its values is (truth, evidence).
+    `claims({...})`, the table of what holds, is a cell's last line, and each of its values is (truth, evidence).
     """
     trees = {number: parse(cell) for number, cell in code_cells(notebook)}
     if not any(claimed(tree) for tree in trees.values()):
@@ -105,10 +134,9 @@ def asserts_apart(notebook: NotebookNode) -> Iterator[str]:
         if asserted and not all(isinstance(statement, ast.Assert) for statement in tree.body):
             yield f"cell {number} has an assertion among other statements"
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) == "claims"]
-        if calls and not (
-            len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr) and tree.body[0].value is calls[0]
-        ):
-            yield f"cell {number} has claims among other statements"
+        last = tree.body[-1] if tree.body else None
+        if calls and not (isinstance(last, ast.Expr) and calls == [last.value]):
+            yield f"cell {number} has claims that are not its last line, and so are not shown"
         if calls and not claimed(tree):
             yield f"cell {number} has claims that are no {{sentence: (truth, evidence)}}"
 
@@ -261,6 +289,21 @@ def talks_straight(notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {number} says 'simply'"
 
 
+def fits_a_page(notebook: NotebookNode) -> Iterator[str]:
+    """No line of code is longer than a printed page, or a slide, is wide."""
+    for number, cell in code_cells(notebook):
+        yield from (f"cell {number} has {line!r}" for line in cell.source.splitlines() if len(line) > COLUMNS)
+
+
+def begins_with_few_names(notebook: NotebookNode) -> Iterator[str]:
+    """What comes from the course itself is imported first in one cell of a few lines."""
+    for number, cell in code_cells(notebook):
+        if re.search(r"^(from|import) (lab|servers)\b", cell.source, re.MULTILINE):
+            if (lines := len(cell.source.strip().splitlines())) > IMPORT_LINES:
+                yield f"cell {number} imports in {lines} lines"
+            return
+
+
 RULES: list[Rule] = [
     is_stored_clean,
     ran_in_one_go,
@@ -273,7 +316,23 @@ RULES: list[Rule] = [
     describes_its_images,
     waits_with_a_limit,
     talks_straight,
+    fits_a_page,
+    begins_with_few_names,
 ]
+# Notebooks that do not keep a rule yet; one that does must leave its list.
+NOT_YET = {
+    "fits_a_page": {
+        "05_side_by_side",
+        "06_file_updates",
+    },
+    "begins_with_few_names": {
+        "05_side_by_side",
+        "06_file_updates",
+        "solutions/03_websockets",
+        "solutions/04_server_sent_events",
+        "solutions/06_file_updates",
+    },
+}
 
 
 def name_of(thing: object) -> str:
@@ -285,7 +344,11 @@ def name_of(thing: object) -> str:
 def test_notebook_keeps(rule: Rule, path: Path) -> None:
     """Every notebook of the course keeps every rule."""
     complaints = list(rule(nbformat.read(path, as_version=4)))
-    assert not complaints, "\n".join(complaints)
+    name = path.relative_to(ROOT / "notebooks").with_suffix("").as_posix()
+    if name in NOT_YET.get(rule.__name__, ()):
+        assert complaints, f"{name} keeps {rule.__name__} now: take it off NOT_YET"
+    else:
+        assert not complaints, "\n".join(complaints)
 
 
 def code(source: str, *results: NotebookNode, tags: tuple[str, ...] = (), count: int | None = 1) -> NotebookNode:
@@ -330,7 +393,7 @@ BAD: list[tuple[Rule, NotebookNode]] = [
     (asserts_apart, code("1")),
     (asserts_apart, code("x = 1\nassert x")),
     (asserts_apart, code("def f():\n    assert True")),
-    (asserts_apart, code("x = 1\nclaims({'it holds': (x, 1)})")),
+    (asserts_apart, code("claims({'it holds': (x, 1)})\nx = 1")),
     (asserts_apart, code("claims({'it holds': True})")),
     (asserts_apart, code("claims(all_of_them)")),
     (is_plain_python, code("%timeit 1")),
@@ -354,6 +417,8 @@ BAD: list[tuple[Rule, NotebookNode]] = [
     (waits_with_a_limit, code("await asyncio.to_thread(queue.get)")),
     (waits_with_a_limit, code("async def ask():\n    await queue.get()\nawait ask()")),
     (talks_straight, prose("It Simply works.")),
+    (fits_a_page, code("x = " + "1 + " * 20 + "1")),
+    (begins_with_few_names, code("from lab import checks\n" * 7)),
 ]
 
 
@@ -388,6 +453,26 @@ def test_a_claim_is_turned_round() -> None:
 def test_limit_may_stand_in_the_cell_or_in_the_function(source: str) -> None:
     """A wait may be limited where it stands or in the function that it calls."""
     assert list(waits_with_a_limit(code(source))) == []
+
+
+@pytest.mark.timeout(AGAIN_LIMIT)
+@pytest.mark.parametrize("name", AGAIN)
+def test_any_cell_can_be_run_again(name: str) -> None:
+    """After a full run any cell runs again, in any order, and so does each change that the text invites to."""
+    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+    number, changes = AGAIN[name]
+    cells = code_cells(notebook)
+    options: dict[str, Any] = {"resources": {"metadata": {"path": str(ROOT / "notebooks")}}, "timeout": 100}
+    client = NotebookClient(notebook, kernel_name="python3", **options)
+    with client.setup_kernel():
+        for position, cell in cells + random.Random(name).sample(cells, number):
+            client.execute_cell(cell, position)
+        for old, new in changes:
+            [first] = [position for position, cell in cells if old in cell.source]
+            notebook.cells[first].source = notebook.cells[first].source.replace(old, new)
+            for position, cell in cells:
+                if position >= first:
+                    client.execute_cell(cell, position)
 
 
 def turned_round(tree: ast.Module, claim: ast.expr) -> ast.Module:

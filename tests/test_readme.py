@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "servers/README.md"]
 TWO_SCREENS = 100  # lines
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MINUTES = r"\d+(?: \+ \d+)?"  # for reading, and for the exercises
 ROW = re.compile(
-    r"^\| \[(?P<title>[^]]+)\]\((?P<path>notebooks/\S+\.ipynb)\) \| (?P<question>.+\?) \| (?P<minutes>\d+) \|$", re.M
+    rf"^\| \[(?P<title>[^]]+)\]\((?P<path>notebooks/\S+\.ipynb)\) \| (?P<question>.+\?) \| (?P<minutes>{MINUTES}) \|$",
+    re.M,
 )
 
 
@@ -62,7 +64,20 @@ def test_table_agrees_with_the_notebook(row: dict[str, str]) -> None:
     """A notebook opens with the title, and with the minutes, that the table gives."""
     first = nbformat.read(ROOT / row["path"], as_version=4).cells[0].source
     assert first.startswith(f"# {row['title']}")
-    assert f"**Minutes:** {row['minutes']} " in first
+    reading, _, exercises = row["minutes"].partition(" + ")
+    told = f"{reading} to read, run and predict, {exercises} for the exercises" if exercises else reading
+    assert f"**Minutes:** {told} ·" in first
+
+
+def test_the_way_through_agrees_with_the_table() -> None:
+    """Notebook 00 tells the minutes of every notebook that it lists as the README does."""
+    minutes = {Path(row["path"]).name: row["minutes"] for row in ROW.finditer(README)}
+    start = nbformat.read(ROOT / "notebooks/00_start_here.ipynb", as_version=4)
+    [way] = [cell.source for cell in start.cells if "## The way through" in cell.source]
+    told = re.findall(r"^\| (?:\[.*\]\((\S+\.ipynb)\)|00 Start here) \| .+\? \| (.+) \|$", way, re.M)
+    assert {name or "00_start_here.ipynb": number for name, number in told} == {
+        name: minutes[name] for name, _ in told if name
+    } | {"00_start_here.ipynb": minutes["00_start_here.ipynb"]}
 
 
 def address_in(folder: Path) -> str:

@@ -28,7 +28,7 @@ from lab.bench.metronome import Ticks, metronome
 from lab.bench.progress import progress
 from lab.bench.result import LIVE, Delivery, Publication, Request, Run, mode, table
 from lab.bench.schedule import Schedule
-from lab.clients.models import tls
+from lab.clients.connections import tls
 from servers.feed import Feed
 from servers.limits import check_finite, check_whole
 from servers.service import Service

@@ -5,20 +5,16 @@ Nothing is drawn when a machine executes the notebook: its page would keep a bar
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
-from lab.bench.result import LIVE, mode
-
-WORTH_IT = 2.0  # seconds; shorter than that nobody needs to be told
+from lab.clients.terminal import WORTH_IT, watched
 
 
 @contextlib.asynccontextmanager
 async def progress(seconds: float, what: str) -> AsyncIterator[None]:
     """Show a bar that fills in `seconds` while the block runs, named `what`; none in virtual time, soon over."""
-    if mode() != LIVE or seconds <= WORTH_IT or not watched():  # in virtual time tqdm would start a thread
+    if seconds <= WORTH_IT or not watched():
         yield
         return
     drawing = asyncio.create_task(_draw(seconds, what))
@@ -41,15 +37,3 @@ async def _draw(seconds: float, what: str) -> None:
                 await asyncio.sleep(0.2)
         finally:
             bar.n = seconds  # an unfinished bar would turn red and stay
-
-
-def watched() -> bool:
-    """Whether somebody sits in front: at a terminal, or at a notebook that could also ask a question (`input()`)."""
-    shell: Any = None
-    if "IPython" in sys.modules:  # else this is no notebook, and need not load it to know
-        from IPython.core.getipython import get_ipython
-
-        shell = get_ipython()
-    if not hasattr(shell, "get_parent"):
-        return sys.stderr.isatty()
-    return bool(shell.get_parent().get("content", {}).get("allow_stdin"))

@@ -40,7 +40,8 @@ from lab.clients.answers import (
     Update,
 )
 from lab.clients.event_stream import Event, EventStreamParser
-from lab.clients.models import MODELS, Log, Retry, long_polling, short_polling, sse, websocket
+from lab.clients.follower import Log, Retry
+from lab.clients.models import MODELS, long_polling, short_polling, sse, websocket
 
 __all__ = [
     "MODELS",

@@ -29,6 +29,7 @@ from servers.feed import Change, Reason
 TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)
 PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
 TRY_AGAIN_LATER = 1013  # IANA, WebSocket Close Code Number Registry
+LONGEST_CURSOR = 256  # characters; it goes out in a URL or a header, and is kept in every line of a mirror's state
 POLL_INTERVAL = 5.0  # seconds, when the server does not say
 LONGEST_INTERVAL = 3600.0  # seconds; a slip in a server's header must not switch a client off for years
 
@@ -102,32 +103,32 @@ class Answer(NamedTuple):
     cursor: str | None
 
 
-def of_pull(response: httpx.Response, cursor: str | None) -> Answer | Reset:
+def of_pull(response: httpx.Response, body: bytes, cursor: str | None) -> Answer | Reset:
     """What a poll from `cursor` was answered. Raises a ClientError for what is neither updates nor a gap."""
     match response.status_code:
         case 200:
-            return _answer(_json(response.content))
+            return _answer(parsed(body))
         case 304:
             return Answer((), cursor)
         case 410:
-            return _reset(_json(response.content))
+            return _reset(parsed(body))
         case status:
-            raise refusal(status, response.headers, response.content)
+            raise refusal(status, response.headers, body)
 
 
 def of_event(event: Event) -> Answer | Reset | None:
     """What an event of a stream says; None when it is of a type this client does not know."""
     match event.type:
         case "update":
-            return _answer({"updates": [_json(event.data)], "cursor": event.last_event_id})
+            return _answer({"updates": [parsed(event.data)], "cursor": event.last_event_id})
         case "reset":
-            return _reset(_json(event.data))
+            return _reset(parsed(event.data))
     return None
 
 
 def of_message(text: str | bytes) -> Answer | Reset | None:
     """What a WebSocket's message says; None when it is of a type this client does not know."""
-    match message := _json(text):
+    match message := parsed(text):
         case {"type": "hello", "cursor": str(cursor)}:
             return Answer((), cursor)
         case {"type": "updates"}:
@@ -148,6 +149,12 @@ def check_stream(content_type: str) -> None:
     """Raise BadAnswer unless a 200 is an event stream (WHATWG HTML, section 9.2.2, "process response")."""
     if content_type.partition(";")[0].strip().lower() != "text/event-stream":
         raise BadAnswer(f"an event stream is text/event-stream, not {content_type!r}")
+
+
+def check_identity(headers: Mapping[str, str]) -> None:
+    """Raise BadAnswer for a body that is encoded (RFC 9110, section 8.4): what it takes in memory has no limit."""
+    if (coding := headers.get("Content-Encoding", "identity")) != "identity":
+        raise BadAnswer(f"asked for as it is, but the answer is encoded ({coding[:64]!r})")
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
@@ -182,7 +189,8 @@ def poll_interval(value: str) -> float:
     return POLL_INTERVAL
 
 
-def _json(text: str | bytes) -> Any:
+def parsed(text: str | bytes) -> Any:
+    """What JSON says. Raises BadAnswer."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -201,16 +209,31 @@ def _answer(body: Any) -> Answer:
 def _update(fields: Any, epoch: str) -> Update:
     match fields:
         case {
-            "seq": int(seq),
+            "seq": int() | float() as seq,
             "path": str(path),
             "change": "added" | "modified" | "deleted" as change,
-            "size": int() | None as size,
+            "size": int() | float() | None as size,
             "sha256": str() | None as sha256,
-            "published": float(published),
+            "published": int() | float() as published,
         }:
-            content = _content(fields.get("content"))
-            return Update(seq, path, change, size, sha256, published, content, f"{epoch}-{seq}")
+            number, content = whole(seq), _content(fields.get("content"))
+            size = None if size is None else whole(size)
+            return Update(number, path, change, size, sha256, _real(published), content, f"{epoch}-{number}")
     raise BadAnswer("an update lacks a field, or has one of another type")
+
+
+def whole(number: float) -> int:
+    """A number of JSON that is to be a whole one, however it is written. Raises BadAnswer."""
+    if isinstance(number, bool) or not (isinstance(number, int) or number.is_integer()):
+        raise BadAnswer(f"not a whole number: {str(number)[:64]}")
+    return int(number)
+
+
+def _real(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise BadAnswer("a number that is too large") from None
 
 
 def _content(text: Any) -> bytes | None:
@@ -231,6 +254,6 @@ def _reset(body: Any) -> Reset:
 def split(cursor: str) -> tuple[str, int]:
     """Epoch and number of a cursor of the server's, "<epoch>-<number>"."""
     epoch, _, number = cursor.rpartition("-")
-    if not epoch or not re.fullmatch("[0-9]{1,18}", number):
+    if len(cursor) > LONGEST_CURSOR or not re.fullmatch("[!-~]+", epoch) or not re.fullmatch("[0-9]{1,18}", number):
         raise BadAnswer(f"not a cursor: {cursor[:64]!r}")
     return epoch, int(number)

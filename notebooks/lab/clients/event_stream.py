@@ -29,6 +29,7 @@ class EventStreamParser:
 
     `last_event_id` is what a reconnect sends in `Last-Event-ID`; the parser of the next stream starts with it.
     `reconnection_time` is the delay before a reconnect in milliseconds, None until the stream sends a valid `retry`.
+    `unfinished` is how much it keeps (characters) of what no blank line has ended yet: the standard sets no limit.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
@@ -37,8 +38,14 @@ class EventStreamParser:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # strips one byte order mark
         self._after_cr = False
         self._unfinished_line: list[str] = []  # pieces, joined once: a long line costs linear time
+        self._line_size = self._data_size = 0
         self._type, self._id = "", last_event_id
         self._data: list[str] = []
+
+    @property
+    def unfinished(self) -> int:
+        """Characters kept of the unfinished line and of the data before it, and 8 for each line of data."""
+        return self._line_size + self._data_size
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Take the next bytes of the stream and return the events they complete ("Parsing an event stream", 9.2.5)."""
@@ -51,9 +58,10 @@ class EventStreamParser:
         events = []
         rest, *following = END_OF_LINE.split(text)
         self._unfinished_line.append(rest)
+        self._line_size += len(rest)
         for start in following:
             event = self._interpret("".join(self._unfinished_line))
-            self._unfinished_line = [start]
+            self._unfinished_line, self._line_size = [start], len(start)
             if event:
                 events.append(event)
         return events
@@ -69,6 +77,7 @@ class EventStreamParser:
                 self._type = value
             case "data":
                 self._data.append(value)
+                self._data_size += len(value) + 8  # what a list takes for an element, though it be empty
             case "id" if "\0" not in value:
                 self._id = value
             case "retry" if RETRY.fullmatch(value):
@@ -78,5 +87,5 @@ class EventStreamParser:
     def _dispatch(self) -> Event | None:
         self.last_event_id = self._id
         event = Event(self._type or "message", "\n".join(self._data), self._id) if self._data else None
-        self._type, self._data = "", []
+        self._type, self._data, self._data_size = "", [], 0
         return event

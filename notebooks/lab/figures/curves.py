@@ -119,7 +119,13 @@ def asked_together(runs: Mapping[str, Run], settled: float, *, title: str | None
     compared = ", ".join(f"{name}: {most}" for name, most in worst.items())
     text = title or f"Requests in the worst second after {settled:g} s: {compared}"
     alt = f"Requests in each {width:g} s over {end:g} s, {mode_of(listed)}. The most after {settled:g} s: {compared}."
-    picture, axes = blank(text, "time (s)", f"requests in each {width:g} s", tag=mode_of(listed), alt=alt)
+    picture, axes = blank(
+        text,
+        "time (s)",
+        "requests in each second" if width == 1 else f"requests in each {width:g} s",
+        tag=mode_of(listed),
+        alt=alt,
+    )
     colors = ["0.72", STYLES[listed[-1].model].color, INK]
     for (name, each), color in zip(counts.items(), colors, strict=False):
         axes.stairs(each, bins, fill=True, color=color, label=name)

@@ -83,8 +83,8 @@ def claims(claimed: Mapping[str, tuple[Any, Any]]) -> Claims:
 
 def _html(heads: tuple[str, ...], rows: list[tuple[str, ...]], *, mark: bool = False) -> str:
     """A table whose rows begin with their heads; with `mark`, the second cell of a row stands before its head."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
     left = ' style="text-align:left"' if mark else ""
+    head = "".join(f'<th scope="col"{left}>{html.escape(name)}</th>' for name in heads)
 
     def row_of(row: tuple[str, ...]) -> str:
         name, cells = f'<th scope="row"{left}>{html.escape(row[0])}</th>', row[1:]

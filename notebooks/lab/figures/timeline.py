@@ -16,6 +16,8 @@ from lab.figures.words import in_words, listed, mode_of, worst
 
 MOST_UPDATES = 24  # in one timeline, to be told apart
 SHADE = "#f0ead6"
+HEADING = 1.2  # rows above a run's first lane: its name, and below it the updates' marks
+COLUMNS = 4  # of the key
 
 
 def timeline(
@@ -41,8 +43,12 @@ def timeline(
     left = min(run.begin for run in runs) if start is None else start
     right = _readable_end(runs, left) if end is None else end
     margin = (right - left) / 80
-    rows = sum(min(lanes, run.clients) + 1 for run in runs) + 0.3
-    picture, axes = panel(0.36 * rows + 0.85, title or _timeline_title(runs), mode_of(runs))
+    rows = sum(min(lanes, run.clients) + HEADING for run in runs) + 0.3
+    key = _timeline_key(runs, "held, at the server" if transit else "held open")
+    key += [Patch(facecolor=SHADE, label=name) for name in shade or {}]
+    most = max(_summary(run, min(lanes, run.clients)).count("\n") + 1 for run in runs)
+    height = max(0.36 * rows, 0.19 * most * len(runs)) + 0.85 + 0.22 * (len(key) > COLUMNS)
+    picture, axes = panel(height, title or _timeline_title(runs), mode_of(runs))
     axes.set(xlim=(left - margin, right + margin), ylim=(rows, 0), yticks=[])
     cut = end is None and right < max(run.end for run in runs)
     axes.set_xlabel(f"time (s), up to {right:.0f} s of {runs[0].schedule.seconds:.0f} s" if cut else "time (s)")
@@ -53,12 +59,10 @@ def timeline(
     top = 0.3
     for run in runs:
         top = _draw_lanes(axes, run, top, min(lanes, run.clients), transit)
-    key = _timeline_key(runs, "held, at the server" if transit else "held open")
-    key += [Patch(facecolor=SHADE, label=name) for name in shade or {}]
     picture.legend(
         handles=key,
         loc="outside lower left",
-        ncols=4,
+        ncols=COLUMNS,
         fontsize=10.5,
         handlelength=1.3,
         columnspacing=1.5,
@@ -79,13 +83,13 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int, transit: float) ->
     """Draw one run's lanes from `top` on; return where the next run's begin."""
     look, (left, right) = style(run.model), axes.get_xlim()
     published = {publication.seq: publication.at for publication in run.published}
-    bottom = top + lanes + 1
-    lane = np.arange(lanes) + top + 1
+    bottom = top + lanes + HEADING
+    lane = np.arange(lanes) + top + HEADING
     moments = list(published.values())  # the lines leave the row of the name free
-    axes.vlines(moments, top + 0.5, bottom - 0.35, color="#a8a8a8", linewidth=1, zorder=1)
-    axes.plot(moments, [top + 0.5] * len(moments), "v", color=INK, markersize=5, zorder=2)
+    axes.vlines(moments, top + 0.6, bottom - 0.5, color="#a8a8a8", linewidth=1, zorder=1)
+    axes.plot(moments, [top + 0.6] * len(moments), "v", color=INK, markersize=5, zorder=2)
     axes.hlines(lane, left, right, color="#e4e4e4", linewidth=1, zorder=0)
-    axes.text(left, top + 0.12, run.label, color=look.color, size=13, weight="bold", va="center", zorder=6)
+    axes.text(left, top + 0.1, run.label, color=look.color, size=13, weight="bold", va="center", zorder=6)
     beside(axes, _summary(run, lanes), right, (top + bottom) / 2, look.color)
     for client in range(lanes if lanes > 1 else 0):
         axes.text(left, lane[client], f"client {client} ", size=9, color=GREY, ha="right", va="center")
@@ -95,7 +99,7 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int, transit: float) ->
         spans = [(begin, end - begin) for begin, end in mine]
         held = [span for span in spans if span[1] > (right - left) / 200]
         axes.broken_barh(held, (lane[client] - 0.13, 0.26), facecolor=look.color, alpha=0.22, linewidth=0, zorder=2)
-    for useful, half, width, alpha in ((False, 0.2, 1.3, 0.55), (True, 0.3, 2.2, 1.0)):
+    for useful, half, width, alpha in ((False, 0.42, 1.3, 0.7), (True, 0.3, 2.2, 1.0)):
         asked = [r for r in run.all_requests if r.client < lanes and (r.updates > 0 or run.is_open(r)) is useful]
         y = np.array([lane[r.client] for r in asked])
         starts = [r.start + transit for r in asked]

@@ -1,66 +1,35 @@
-"""A directory that becomes what a server says it should be, one whole file at a time, and knows so after any crash.
+"""A directory that becomes what a server says it should be, one whole file at a time.
 
-    what the server says ─▶ COPY/.mirror/state ─▶ wanted ─┐
-                                                          ├─▶ differing() ─▶ a Part, renamed into place ─▶ present
-    what stands there, looked at when it is opened ───────┘                └▶ remove(path)
-
-The state is a journal. A line says what one update said, its cursor included, and is written in one piece *before*
-the update is applied: cursor and expectation cannot come apart, and what was not yet applied when the process was
-killed is seen to differ when the copy is opened again. So nothing needs to be flushed file by file: whatever a crash
-leaves, each file is compared with what is wanted, by its stat and, if that has changed, by its hash.
+    State.differing() ─▶ a Part, filled from the server or from the copy itself ─▶ place(): renamed to its path
+                    └──▶ remove(path): out of sight, its bytes within reach for a while
 
 A file is never written where it can be seen: it is written inside COPY/.mirror and renamed. Only paths that the server
-once named are ever replaced or removed; what others put beside them stays.
+once named are ever replaced or removed; what others put beside them stays. Windows renames nothing over a file that
+somebody has open: there it is tried again until they have closed it.
 """
 
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import stat
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, Self
 
-from servers.feed import check_path
+from filelock import FileLock, Timeout
+
+from lab.mirror.journal import Journal
+from lab.mirror.names import PRIVATE, UnsafePath, Version
+from lab.mirror.state import Stat, State
 from servers.tree import CHUNK, Abandoned, identity, open_below
 
-PRIVATE = ".mirror"
 KEPT = 2.0  # seconds that a removed file's bytes stay within reach: a rename is a deletion and an addition
-SLACK = 1000  # superseded lines in the journal before it is written anew, besides as many as there are files
-APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-FORBIDDEN_ON_WINDOWS = set('<>:"\\|?*')
 
 
-class CopyError(Exception):
+class CopyError(ValueError):
     """A directory that cannot be a copy: somebody else's, or in use by another mirror."""
-
-
-class UnsafePath(ValueError):
-    """A path that a mirror must not write to, whoever asks for it."""
-
-
-class Version(NamedTuple):
-    """What a file holds: `size` in bytes, and its SHA-256 in hexadecimal."""
-
-    size: int
-    sha256: str
-
-
-def check_name(path: str) -> None:
-    """Raise UnsafePath for what lies outside the copy, or among the mirror's own files, on any file system."""
-    try:
-        check_path(path)
-    except ValueError as error:
-        raise UnsafePath(str(error)) from None
-    first = "".join(filter(str.isprintable, path.partition("/")[0]))  # some systems ignore case, and zero-width letters
-    if first.casefold().rstrip(". ") == PRIVATE:
-        raise UnsafePath(f"{PRIVATE} is the mirror's own")
-    if os.name == "nt" and FORBIDDEN_ON_WINDOWS & set(path):
-        raise UnsafePath("a name that Windows reads differently")
 
 
 class Part:
@@ -90,9 +59,7 @@ class Part:
 class Copy:
     """An open copy; nobody else can open it meanwhile. Only `stands` and `fill` may run in another thread.
 
-    `cursor` is where the state stands in the server's log, None before the first listing. `wanted` maps paths to the
-    version that the server named last, None for one that must go; `present` to the version that is known to be there.
-    `unsaved` says why the state could not be written, until it can be; `abandoned` ends what runs in other threads.
+    `state` says what it should be and is; `abandoned` ends what runs in other threads.
     """
 
     def __init__(self, directory: Path, *, adopt: bool = False) -> None:
@@ -110,24 +77,15 @@ class Copy:
         self._own.mkdir(exist_ok=True)
         if self._own.is_symlink():
             raise CopyError(f"{self._own} is a symbolic link")
-        self._lock = _locked(self._own / "lock", directory)
-        self.cursor: str | None = None
-        self.wanted: dict[str, Version | None] = {}
-        self.present: dict[str, Version] = {}
-        self.unsaved: OSError | None = None
         self.abandoned = False
-        self._stats: dict[str, tuple[int, ...]] = {}  # of what is present
-        self._holders: dict[str, dict[str, None]] = {}  # SHA-256 to the paths that are present with it
         self._removed: dict[str, float] = {}  # SHA-256 to when such a file was removed
-        self._parts = self._lines = 0
-        self._state = self._own / "state"
+        self._parts = 0
+        self._lock = _locked(self._own / "lock", directory)
         try:
-            self._load()
             self._clear()
-            self._journal = os.open(self._state, APPEND, 0o666)
-            self._append({})  # ends a line that was cut off
+            self.state = State(self.top, Journal(self._own / "state"))
         except BaseException:
-            os.close(self._lock)
+            self._lock.release()
             raise
 
     def __enter__(self) -> Self:
@@ -141,45 +99,12 @@ class Copy:
         self.abandoned = True
         with contextlib.suppress(OSError):
             self._clear()
-        os.close(self._journal)
-        os.close(self._lock)
-
-    # What the server says
-
-    def expect(self, path: str, version: Version | None, cursor: str) -> bool:
-        """Take note of an update; False when there is nothing to do, since the path was never the mirror's."""
-        if version is None and path not in self.wanted:
-            self.pass_over(cursor)
-            return False
-        self.wanted[path], self.cursor = version, cursor
-        self._append({"cursor": cursor} | _row(path, version))
-        return True
-
-    def pass_over(self, cursor: str) -> None:
-        """Take note that the log is read up to here."""
-        self.cursor = cursor
-        self._append({"cursor": cursor})
-
-    def expect_all(self, files: Mapping[str, Version], cursor: str) -> None:
-        """Take note of a listing: `files` is all there is at `cursor`."""
-        gone: dict[str, Version | None] = {path: None for path in self.wanted if path not in files}
-        self.wanted, self.cursor = {**gone, **files}, cursor
-        self._save()
-
-    def differing(self) -> list[str]:
-        """The paths where something is to be done, deletions first."""
-        return sorted(
-            (path for path in self.wanted if not self.is_right(path)), key=lambda path: self.wanted[path] is not None
-        )
-
-    def is_right(self, path: str) -> bool:
-        """Whether what is wanted there is known to be there."""
-        wanted, present = self.wanted.get(path), self.present.get(path)
-        return wanted is not None and present is not None and wanted.sha256 == present.sha256
+        self.state.close()
+        self._lock.release()
 
     # What stands there
 
-    def stands(self, path: str, version: Version) -> tuple[int, ...] | None:
+    def stands(self, path: str, version: Version) -> Stat | None:
         """Read the file that stands there; its stat if it holds that version, else None. Raises Abandoned."""
         try:
             with open_below(str(self.top), path.split("/")) as file:
@@ -194,17 +119,9 @@ class Copy:
         except OSError:
             return None
 
-    def note(self, path: str, version: Version, status: tuple[int, ...]) -> None:
-        """Take for present what `stands` has found."""
-        self._forget(path)
-        self._remember(path, version, status)
-        self._append({"path": path, "sha256": version.sha256, "stat": status})
-
     def source(self, sha256: str) -> str | None:
         """The path of a file that should have these bytes, present or just removed."""
-        for path in self._holders.get(sha256, ()):
-            return path
-        return f"{PRIVATE}/removed-{sha256}" if sha256 in self._removed else None
+        return self.state.holder(sha256) or (f"{PRIVATE}/removed-{sha256}" if sha256 in self._removed else None)
 
     def fill(self, part: Part, source: str) -> None:
         """Write a source's bytes into a part. Raises OSError, and Abandoned."""
@@ -237,19 +154,17 @@ class Copy:
         part.close()
         target = self._name(path)
         if stat.S_ISDIR(_mode(target)):  # a directory has become a file
-            for below in [other for other in self.present if other.startswith(f"{path}/")]:
+            for below in [other for other in self.state.present if other.startswith(f"{path}/")]:
                 self.remove(below)
         self._make_parents(path)
         part.name.replace(target)
-        self.note(path, Version(part.size, part.sha256), identity(target.lstat()))
+        self.state.note(path, Version(part.size, part.sha256), identity(target.lstat()))
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there, and the directories that are empty then. Raises as `place` does."""
         if self._make_parents(path, make=False):
             self._take(path)
-        self._forget(path)
-        if self.wanted.get(path, ...) is None:
-            del self.wanted[path]
+        self.state.note_gone(path)
         self._prune(path)
 
     def forget_removed(self, age: float = KEPT) -> bool:
@@ -276,7 +191,7 @@ class Copy:
                 continue
             if not make:
                 return False
-            if mode and above not in self.present:
+            if mode and above not in self.state.present:
                 raise NotADirectoryError(errno.ENOTDIR, f"{above!r} is no directory, and not the mirror's to replace")
             if mode:  # a file has become a directory
                 self._take(above)
@@ -285,14 +200,14 @@ class Copy:
 
     def _take(self, path: str) -> None:
         """Move a file out of sight, if it is one; a directory there means that its path has been taken over."""
-        name, known = self._name(path), self.present.get(path)
+        name, known = self._name(path), self.state.present.get(path)
         mode = _mode(name)
         if stat.S_ISREG(mode) and known:
             name.replace(self._own / f"removed-{known.sha256}")
             self._removed[known.sha256] = time.monotonic()
         elif mode and not stat.S_ISDIR(mode):
             name.unlink()
-        self._forget(path)
+        self.state.forget(path)
 
     def _prune(self, path: str) -> None:
         """Remove the directories above a path that nothing is left in."""
@@ -300,91 +215,6 @@ class Copy:
         with contextlib.suppress(OSError):
             for n in range(len(parts) - 1, 0, -1):
                 self._name("/".join(parts[:n])).rmdir()
-
-    def _remember(self, path: str, version: Version, status: tuple[int, ...]) -> None:
-        self.present[path], self._stats[path] = version, status
-        self._holders.setdefault(version.sha256, {})[path] = None
-
-    def _forget(self, path: str) -> None:
-        known = self.present.pop(path, None)
-        self._stats.pop(path, None)
-        if known:
-            holders = self._holders[known.sha256]
-            del holders[path]
-            if not holders:
-                del self._holders[known.sha256]
-
-    # The state
-
-    def _load(self) -> None:
-        """Read the journal, and believe of it what a look at the files confirms."""
-        stats: dict[str, tuple[int, ...]] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in self._state.read_bytes().split(b"\n"):
-                self._lines += 1
-                with contextlib.suppress(ValueError):  # cut off when the disk was full, or by the end of the process
-                    self._replay(json.loads(line), stats)
-        for path, wanted in list(self.wanted.items()):
-            try:
-                found = identity(self._name(path).lstat())
-            except OSError:
-                if wanted is None:
-                    del self.wanted[path]
-                continue
-            if wanted is not None and stats.get(path) == found:
-                self._remember(path, wanted, found)
-
-    def _replay(self, row: Any, stats: dict[str, tuple[int, ...]]) -> None:
-        match row:
-            case {"path": str(path), "size": int(size), "sha256": str(sha256)}:
-                check_name(path)
-                self.wanted[path] = Version(size, sha256)
-                stats.pop(path, None)
-            case {"path": str(path), "size": None}:
-                check_name(path)
-                self.wanted[path] = None
-        match row:
-            case {"path": str(path), "sha256": str(sha256), "stat": list(status)}:
-                wanted = self.wanted.get(path)
-                if wanted is not None and wanted.sha256 == sha256:
-                    stats[path] = tuple(status)
-        match row:
-            case {"cursor": str(cursor)}:
-                self.cursor = cursor
-
-    def _append(self, row: dict[str, Any]) -> None:
-        """Write a line; if that fails, everything anew at the next occasion: a later line alone would be a lie."""
-        if self.cursor is None:  # nothing is known before the first listing
-            return
-        if self.unsaved or self._lines > 2 * len(self.wanted) + SLACK:
-            self._save()
-            return
-        line = _line(row)
-        try:
-            if os.write(self._journal, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._lines += 1
-        except OSError as error:
-            self.unsaved = error
-
-    def _save(self) -> None:
-        """Write the whole state beside the old one, and rename it over that."""
-        new = self._own / "state-new"
-        try:
-            with new.open("wb") as file:
-                file.write(_line({"cursor": self.cursor}))
-                for path, version in self.wanted.items():
-                    known = {"stat": self._stats[path]} if self.is_right(path) else {}
-                    file.write(_line(_row(path, version) | known))
-                file.flush()
-                os.fsync(file.fileno())  # the one file that a power failure must not leave empty
-            new.replace(self._state)
-            journal = os.open(self._state, APPEND)
-        except OSError as error:
-            self.unsaved = error
-            return
-        os.close(self._journal)
-        self._journal, self._lines, self.unsaved = journal, len(self.wanted) + 1, None
 
     def _clear(self) -> None:
         """Remove what a mirror leaves in its own directory."""
@@ -402,23 +232,11 @@ def _mode(name: Path) -> int:
         return 0
 
 
-def _row(path: str, version: Version | None) -> dict[str, Any]:
-    return {"path": path, "size": None} if version is None else {"path": path, **version._asdict()}
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row).encode() + b"\n"
-
-
-def _locked(name: Path, copy: Path) -> int:
+def _locked(name: Path, copy: Path) -> FileLock:
     """A file whose lock says that a mirror is at work there; the system lets go of it however the process ends."""
-    descriptor = os.open(name, APPEND, 0o666)
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise CopyError(f"another mirror is at work in {copy}") from None
-    return descriptor
+    lock = FileLock(name, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CopyError(f"another mirror is at work in {copy}") from None
+    return lock

@@ -1,0 +1,37 @@
+"""How a mirror works, paces itself and gives up; the same for all its parts."""
+
+import random
+from dataclasses import dataclass, field
+
+import httpx
+
+from lab.clients.answers import GaveUp, Unavailable
+from lab.clients.follower import RETRY, Log, Retry, named
+from servers.feed import HEARTBEAT
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a mirror works; see `lab.mirror.Mirror`. `url` is the server's, `files_url` where it lists its files."""
+
+    url: str
+    files_url: httpx.URL
+    parallel: int = 4
+    jitter: float = 0.05
+    heartbeat: float = HEARTBEAT
+    timeout: float = 30.0
+    retry: Retry = RETRY
+    headers: dict[str, str] = field(default_factory=dict)
+    log: Log | None = None
+
+    def pause(self, error: Exception, failures: int) -> float:
+        """How long to wait after a failure (s): as long as the server asks for, and jitter."""
+        return (error.wait if isinstance(error, Unavailable) else 0.0) + self.retry.jitter(failures)
+
+    def gave_up(self, what: str, error: Exception) -> GaveUp:
+        """The error that says what was not to be had, and why."""
+        return GaveUp(f"{what}, for {self.retry.give_up_after:g} s ({named(error)})")
+
+    def spread(self) -> float:
+        """A pause (s) that keeps many mirrors from asking in the same instant."""
+        return (self.retry.rng or random).uniform(0, self.jitter)

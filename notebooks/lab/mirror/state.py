@@ -1,0 +1,174 @@
+"""What a server says there should be, and what is known to be there; both true after any crash.
+
+    what the server says ─▶ COPY/.mirror/state ─▶ wanted ──┐
+                                                           ├─▶ differing()
+    what stands there, looked at when it is opened ─▶ present
+
+The state is a journal. A line says what one update said, its cursor included, and is written in one piece *before*
+the update is applied: cursor and expectation cannot come apart, and what was not yet applied when the process was
+killed is seen to differ when the copy is opened again. So nothing needs to be flushed file by file: whatever a crash
+leaves, each file is compared with what is wanted, by its stat and, if that has changed, by its hash.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.mirror.journal import Journal, Row
+from lab.mirror.names import Version, check_name
+from servers.tree import identity
+
+SLACK = 1000  # superseded lines in the journal before it is written anew, besides as many as there are files
+
+Stat = tuple[int, ...]  # what differs whenever a file's bytes may: `servers.tree.identity`
+
+
+class State:
+    """What a copy should be and is, as far as its journal and a look at its files say.
+
+    `cursor` is where it stands in the server's log, None before the first listing. `wanted` maps paths to the version
+    that the server named last, None for one that must go; `present` to the version that is known to be there.
+    """
+
+    def __init__(self, top: Path, journal: Journal) -> None:
+        """Read the journal, and have it ready for more. Raises OSError."""
+        self.cursor: str | None = None
+        self.wanted: dict[str, Version | None] = {}
+        self.present: dict[str, Version] = {}
+        self._stats: dict[str, Stat] = {}  # of what is present
+        self._holders: dict[str, dict[str, None]] = {}  # SHA-256 to the paths that are present with it
+        self._journal = journal
+        self._load(top)
+        journal.open()
+        self._append({})  # ends a line that was cut off
+
+    @property
+    def unsaved(self) -> OSError | None:
+        """Why the state could not be written, until it can be."""
+        return self._journal.unsaved
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    # What the server says
+
+    def expect(self, path: str, version: Version | None, cursor: str) -> bool:
+        """Take note of an update; False when there is nothing to do, since the path was never the mirror's."""
+        if version is None and path not in self.wanted:
+            self.pass_over(cursor)
+            return False
+        self.wanted[path], self.cursor = version, cursor
+        self._append({"cursor": cursor} | _row(path, version))
+        return True
+
+    def pass_over(self, cursor: str) -> None:
+        """Take note that the log is read up to here."""
+        self.cursor = cursor
+        self._append({"cursor": cursor})
+
+    def expect_all(self, files: Mapping[str, Version], cursor: str) -> None:
+        """Take note of a listing: `files` is all there is at `cursor`."""
+        gone: dict[str, Version | None] = {path: None for path in self.wanted if path not in files}
+        self.wanted, self.cursor = {**gone, **files}, cursor
+        self._journal.rewrite(self._rows())
+
+    def differing(self) -> list[str]:
+        """The paths where something is to be done, deletions first."""
+        return sorted(
+            (path for path in self.wanted if not self.is_right(path)), key=lambda path: self.wanted[path] is not None
+        )
+
+    # What stands there
+
+    def is_right(self, path: str) -> bool:
+        """Whether what is wanted there is known to be there."""
+        wanted, present = self.wanted.get(path), self.present.get(path)
+        return wanted is not None and present is not None and wanted.sha256 == present.sha256
+
+    def holder(self, sha256: str) -> str | None:
+        """The path of a file that is present with these bytes."""
+        return next(iter(self._holders.get(sha256, ())), None)
+
+    def note(self, path: str, version: Version, status: Stat) -> None:
+        """Take that version, of a file with that stat, for present."""
+        self.forget(path)
+        self._remember(path, version, status)
+        self._append({"path": path, "sha256": version.sha256, "stat": status})
+
+    def note_gone(self, path: str) -> None:
+        """Take for gone what had to go."""
+        self.forget(path)
+        if self.wanted.get(path, ...) is None:
+            del self.wanted[path]
+
+    def forget(self, path: str) -> None:
+        """Take nothing for present there."""
+        known = self.present.pop(path, None)
+        self._stats.pop(path, None)
+        if known:
+            holders = self._holders[known.sha256]
+            del holders[path]
+            if not holders:
+                del self._holders[known.sha256]
+
+    def _remember(self, path: str, version: Version, status: Stat) -> None:
+        self.present[path], self._stats[path] = version, status
+        self._holders.setdefault(version.sha256, {})[path] = None
+
+    # The journal
+
+    def _load(self, top: Path) -> None:
+        """Read the journal, and believe of it what a look at the files confirms."""
+        stats: dict[str, Stat] = {}
+        for row in self._journal.read():
+            with contextlib.suppress(ValueError):  # a name that must not be written to
+                self._replay(row, stats)
+        for path, wanted in list(self.wanted.items()):
+            try:
+                found = identity(top.joinpath(*path.split("/")).lstat())
+            except OSError:
+                if wanted is None:
+                    del self.wanted[path]
+                continue
+            if wanted is not None and stats.get(path) == found:
+                self._remember(path, wanted, found)
+
+    def _replay(self, row: Any, stats: dict[str, Stat]) -> None:
+        match row:
+            case {"path": str(path), "size": int(size), "sha256": str(sha256)}:
+                check_name(path)
+                self.wanted[path] = Version(size, sha256)
+                stats.pop(path, None)
+            case {"path": str(path), "size": None}:
+                check_name(path)
+                self.wanted[path] = None
+        match row:
+            case {"path": str(path), "sha256": str(sha256), "stat": list(status)}:
+                wanted = self.wanted.get(path)
+                if wanted is not None and wanted.sha256 == sha256:
+                    stats[path] = tuple(status)
+        match row:
+            case {"cursor": str(cursor)}:
+                self.cursor = cursor
+
+    def _append(self, row: Row) -> None:
+        """Write a line, or everything anew when the last one failed or most of them are superseded."""
+        if self.cursor is None:  # nothing is known before the first listing
+            return
+        if self._journal.unsaved or self._journal.lines > 2 * len(self.wanted) + SLACK:
+            self._journal.rewrite(self._rows())
+        else:
+            self._journal.append(row)
+
+    def _rows(self) -> Iterator[Row]:
+        """The whole state."""
+        yield {"cursor": self.cursor}
+        for path, version in self.wanted.items():
+            known = {"stat": self._stats[path]} if self.is_right(path) else {}
+            yield _row(path, version) | known
+
+
+def _row(path: str, version: Version | None) -> Row:
+    return {"path": path, "size": None} if version is None else {"path": path, **version._asdict()}
