@@ -215,10 +215,15 @@ class HeldPolls(Polls):
     def release(self, connection: HttpProtocol) -> None:
         """Answer what is held, with whatever there is, and read on."""
         hold = self.let_go(connection)
-        if hold is not None and not connection.transport.is_closing():
+        if hold is None or connection.transport.is_closing():
+            return
+        try:
             self.reply(connection, hold.position, hold.fields)
-            if connection.unread:
-                connection.read_on()
+        except BaseException:
+            connection.transport.abort()  # it is held no more, and must not wait for ever
+            raise
+        if connection.unread:
+            connection.read_on()
 
     def forget(self, connection: HttpProtocol) -> None:
         """The client has left."""
