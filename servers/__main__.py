@@ -90,7 +90,7 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.fast and model(options.model) not in MODELS:
-        raise ValueError("--fast is for the four models: file-updates has no other path")
+        raise ValueError("--fast is for the four models; file-updates is on that path already")
     if not options.watch and (options.ignore or options.max_size is not None):
         raise ValueError("--ignore and --max-size need --watch")
     if options.regular and (options.watch or options.model == "demo"):

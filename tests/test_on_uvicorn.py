@@ -509,6 +509,40 @@ async def test_a_client_that_speaks_before_it_is_upgraded_is_heard(fast: bool) -
         assert b"hello" in await client.read_until(b'"filtered", "id": 7')
 
 
+# --- one write for many ---
+
+
+@on_a_loop
+async def test_what_counts_or_imitates_a_connection_is_not_written_past() -> None:
+    """Only a plain transport of the loop's own is written to by its descriptor, and then in order and completely."""
+    ends = socket.socketpair()
+    ends[1].setblocking(False)
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(asyncio.Protocol, sock=ends[0])
+    counted = list[int]()
+    carrier = type("Carrier", (), {"transport": transport})()
+    tap = on_uvicorn.Tap(carrier, counted.append, counted.append)
+    assert on_uvicorn.socket_of(tap) == -1
+    out = type("Out", (), {"transport": transport, "socket": on_uvicorn.socket_of(transport)})()
+    assert out.socket == ends[0].fileno()
+    expected = received = b""
+    slow = list[Any]()
+    for number in range(1000):
+        chunk = b"%05d" % number * 1000
+        written, slow = on_uvicorn.write_all([out], chunk, 100_000)
+        if not written:
+            break
+        expected += chunk
+    assert slow == [out]
+    while len(received) < len(expected):
+        received += await loop.sock_recv(ends[1], 2**16)
+    assert received == expected
+    transport.abort()
+    assert on_uvicorn.write_all([out], b"late", 100_000) == (0, [])
+    assert protocol
+    ends[1].close()
+
+
 # --- the server ---
 
 
