@@ -91,8 +91,8 @@ class Requirements:
 
     @property
     def interval(self) -> float:
-        """The longest polling interval (s) that keeps the budget."""
-        return float(theory.interval_for(self.budget, self.rtt / 2))
+        """The longest polling interval (s) that keeps the budget, and whose updates the history keeps."""
+        return float(theory.interval_for(self.budget, self.rtt / 2, self.rate))
 
 
 @dataclass(frozen=True)
