@@ -67,7 +67,7 @@ async def operated(folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """The URL of an nginx as in the manual before the command of the unit, and the directory that is watched."""
     directory, token = folder / "files", folder / "token"
     token.write_text(f"{TOKEN}\n")
-    own = {"/srv/files": directory, "--port 8005": "--port 0", "%d/token": token}
+    own = {"/srv/files": directory, "--port 8005": "--port 0", "%d/token": token, "%S/file-updates": folder}
     _, flag, *run = shlex.split(put(SERVICE["ExecStart"], own))
     assert flag == "-m"
     async with command(*run) as process:
