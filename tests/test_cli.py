@@ -18,21 +18,24 @@ from tests.support_feed import READERS, client
 
 
 @pytest.mark.parametrize(
-    ("model", "sign"),
+    ("words", "sign"),
     [
         ("short-polling", signal.SIGINT),
         ("long-polling", signal.SIGTERM),
         ("websocket", signal.SIGINT),
         ("sse", signal.SIGTERM),
+        ("long-polling --fast", signal.SIGINT),
+        ("websocket --fast", signal.SIGTERM),
     ],
 )
-def test_a_watched_directory_is_announced_until_a_signal(model: str, sign: signal.Signals, tmp_path: Path) -> None:
+def test_a_watched_directory_is_announced_until_a_signal(words: str, sign: signal.Signals, tmp_path: Path) -> None:
     """The edits of a real directory reach a client; a signal ends command and open stream cleanly, with status 0."""
     (tmp_path / "there before").write_text("not news")
+    model, *path = words.split()
 
     @on_a_loop
     async def body() -> None:
-        async with command("servers", model, "--port", "0", "--watch", str(tmp_path)) as process:
+        async with command("servers", model, *path, "--port", "0", "--watch", str(tmp_path)) as process:
             url = await url_of(process, model)
             seen: list[tuple[str, str]] = []
 
@@ -236,6 +239,8 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["file-updates", "--max-size", "-1"], "argument --max-size: a whole number from 0 to"),
         (["sse", "--regular", "--watch", "."], "--regular spaces synthetic updates: not with --watch"),
         (["demo", "--regular"], "--regular spaces synthetic updates: not with --watch, and the demo has"),
+        (["file-updates", "--fast"], "--fast is for the four models"),
+        (["demo", "--fast"], "--fast is for the four models"),
         (["file-updates", "--max-size", "9"], "--ignore, --state and --max-size need --watch"),
         (["file-updates", "--ignore", "*.tmp"], "--ignore, --state and --max-size need --watch"),
         (["file-updates", "--token-file", "{file}"], "argument --token-file: {file}: a token is at least 16 printable"),
