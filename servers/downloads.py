@@ -288,6 +288,7 @@ class FileContent(Pieces):
             if not (self.unchanged() or await self.holds(digest)):
                 raise ChangedMeanwhile
         elif digest.hexdigest() != self.known.sha256:
+            self.of.prefixes.pop(key, None)  # it may be the beginning that is another now: the next reads all of it
             raise ChangedMeanwhile
         else:
             self.of.remember(key, size, digest)

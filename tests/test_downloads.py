@@ -354,6 +354,28 @@ async def test_a_beginning_that_is_known_proves_what_comes_behind_it(directory: 
             assert passes or len(came) < LARGE - CHUNK
 
 
+@on_a_loop
+async def test_a_beginning_that_is_another_now_spoils_one_part_only(directory: Path) -> None:
+    """A part of a file that was overwritten in place is broken off once, and comes when it is asked for again."""
+    path, content = directory / "f", random.Random(4).randbytes(LARGE)
+    path.write_bytes(bytes(LARGE))
+    known = Downloads(Tree(directory))
+    with path.open("r+b", buffering=0) as file:
+        stat = os.fstat(file.fileno())
+        known.remember((stat.st_dev, stat.st_ino), CHUNK, hashlib.sha256(bytes(CHUNK)))
+        file.write(content)
+    tree = Tree(directory)
+    settle(tree, settled=False)
+    came = b""
+    for complete in (False, True):
+        content_file, version = tree.open("f")
+        with content_file:
+            part = downloads.FileContent(known, "f", content_file, version, slice(CHUNK, LARGE), 206, {})
+            with contextlib.nullcontext() if complete else pytest.raises(downloads.ChangedMeanwhile):
+                came = b"".join([piece async for piece in part.pieces()])
+    assert came == content[CHUNK:]
+
+
 def test_what_is_remembered_of_files_is_bounded(directory: Path) -> None:
     """Of each file the latest few beginnings are known, of the latest few files."""
     known = Downloads(Tree(directory))
