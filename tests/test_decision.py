@@ -110,7 +110,7 @@ def test_the_flip_in_the_rate_is_the_closed_form() -> None:
     interval = decision.requirements.interval
     law = theory.poll_or_push(
         price[SHORT]["request"], price[SHORT]["delivery"], price[STREAM]["delivery"],
-        kept=interval * (price[SHORT]["held"] - price[STREAM]["held"]),
+        kept=theory.poll_kept(interval, price[SHORT]["held"], price[STREAM]["held"]),
     )  # fmt: skip
     assert flip.value * interval == pytest.approx(law, rel=1e-6)
 

@@ -69,14 +69,23 @@ class Trial:
             assert isinstance(server.app, Service)
             return await self._run(Wired(server.app, wire))
 
-    def virtual(self, *, delay: float = 0.0, jitter: float = 0.0, rate: float = math.inf, loss: float = 0.0) -> Run:
-        """In virtual time, over a link of that kind; callable from anywhere, also inside a running event loop."""
+    def virtual(
+        self,
+        *,
+        delay: float = 0.0,
+        jitter: float = 0.0,
+        rate: float = math.inf,
+        loss: float = 0.0,
+        packets: bool = False,
+        tls: bool = False,
+    ) -> Run:
+        """In virtual time, over a Link of that kind; callable from anywhere, also inside a running event loop."""
 
         async def main(net: Net) -> Run:
             async with serve_virtually(self.make(Feed())) as server:
                 return await self._run(server)
 
-        link = Link(delay=delay, jitter=jitter, rate=rate, loss=loss)
+        link = Link(delay=delay, jitter=jitter, rate=rate, loss=loss, packets=packets, tls=tls)
         return run_virtual(main, link=link, seed=self.seed)
 
     async def _run(self, server: Wired | Served[Service]) -> Run:

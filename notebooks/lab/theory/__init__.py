@@ -9,6 +9,7 @@ or numpy arrays where a curve is swept, and gives back what it was given.
 
 from lab.theory import framing
 from lab.theory.cost import (
+    HISTORY,
     HOLD,
     KEEP_ALIVE,
     LONG,
@@ -22,10 +23,13 @@ from lab.theory.cost import (
     Work,
     crossing,
     interval_for,
+    long_poll_cheaper,
     long_poll_or_push,
     meets,
     notify_or_inline,
+    poll_kept,
     poll_or_push,
+    polling_answers,
     stream_or_socket,
     work,
 )
@@ -59,6 +63,7 @@ from lab.theory.short_polling import (
 )
 
 __all__ = [
+    "HISTORY",
     "HOLD",
     "KEEP_ALIVE",
     "LONG",
@@ -76,6 +81,7 @@ __all__ = [
     "framing",
     "interval_for",
     "jitter_delay_factor",
+    "long_poll_cheaper",
     "long_poll_or_push",
     "long_polling_delay_quantile",
     "long_polling_lost_share",
@@ -84,7 +90,9 @@ __all__ = [
     "long_polling_request_rate",
     "meets",
     "notify_or_inline",
+    "poll_kept",
     "poll_or_push",
+    "polling_answers",
     "polling_best_interval",
     "polling_copy_age",
     "polling_cost",

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lab.theory.long_polling import long_polling_delay_quantile, long_polling_request_rate
-from lab.theory.numbers import Number, law
+from lab.theory.long_polling import long_polling_delay_quantile, long_polling_request_rate, within_a_batch
+from lab.theory.numbers import Number, fitting, law, like
+from servers.feed import BATCH
 
 # What it costs: how much of each kind of work a client makes in a second, times what a unit of it costs. The first
 # is a law, the second is measured (lab.cost.processes), and what it comes to in money takes prices, which are yours.
@@ -21,6 +23,7 @@ SHORT, LONG, SOCKET, STREAM = "short polling", "long polling", "WebSocket", "SSE
 MODELS = (SHORT, LONG, SOCKET, STREAM)
 KEEP_ALIVE = 75.0  # s; how long our servers keep a connection on which nobody asks
 HOLD = 30.0  # s
+HISTORY = 10_000  # updates that a feed keeps unless told otherwise: what comes between two polls must fit
 
 
 @dataclass(frozen=True)
@@ -108,37 +111,63 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
     """What one client of a model makes its server do in a second: `rate` updates come, `upstream` messages go.
 
     Short polling keeps its connection for KEEP_ALIVE seconds after each poll, so with a long `interval` (s) it holds
-    one only for a part of the time. Streams are opened once: their handshakes are not counted.
+    one only for a part of the time; where an answer is full, with BATCH updates, it asks again at once. Streams are
+    opened once: their handshakes are not counted. Raises ValueError where updates would be lost, with more in an
+    interval than the HISTORY keeps, or would pile up, with more in a round trip than an answer of long polling brings.
     """
     if model not in MODELS:
         raise ValueError(f"there is no model {model!r}, only {', '.join(MODELS)}")
     one = rate * 0 + 1.0
     if model == SHORT:
-        return Work(1 / interval * one, rate, np.minimum(1.0, KEEP_ALIVE / interval) * one, upstream)
+        if np.any(np.isinf(interval)):
+            raise ValueError("short polling takes an interval: a number above 0")
+        requests = polling_answers(rate * interval) / interval * one
+        return Work(requests, rate, np.minimum(1.0, KEEP_ALIVE / interval) * one, upstream)
     if model == LONG:
+        within_a_batch(rate * rtt)
         return Work(long_polling_request_rate(rate, rtt, hold), rate, one, upstream)
     return Work(rate * 0, rate, one, upstream)
 
 
 @law
-def interval_for(budget: Number, transit: float) -> Number:
-    """(F - d)/0.95: the longest interval (s) that keeps 95 % of the updates within the budget F (s)."""
-    return (budget - transit) / 0.95
+def polling_answers(x: Number) -> Number:
+    """1 + Σ P(N >= k BATCH), N Poisson with mean x = λT: the requests until an answer is not full, once an interval.
+
+    The probabilities are the normal law's. Raises ValueError where x + 5 √x is more than the HISTORY keeps.
+    """
+    if np.any(np.asarray(x) > fitting(HISTORY)):
+        raise ValueError(f"with {np.max(x):g} updates between two polls some are lost: {HISTORY:,} are kept")
+    mean, full = np.asarray(x, float)[..., None], BATCH * np.arange(1, HISTORY // BATCH + 1)
+    spread = np.sqrt(2 * np.maximum(mean, 1e-9))
+    return like(x, 1 + np.vectorize(math.erfc)((full - 0.5 - mean) / spread).sum(axis=-1) / 2)
+
+
+@law
+def interval_for(budget: Number, transit: float, rate: float = 0.0) -> Number:
+    """(F - d)/0.95: the longest interval (s) that keeps 95 % of the updates within the budget F (s).
+
+    And no longer than `rate` allows: what comes between two polls must fit into the HISTORY.
+    """
+    longest = (budget - transit) / 0.95
+    return like(budget, np.minimum(longest, fitting(HISTORY) / rate)) if rate else longest
 
 
 @law
 def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOLD) -> Any:
     """Whether 95 % of a model's updates can be no later than `budget` (s).
 
-    A stream needs one transit; a long poll one to three, by its law; a poll an interval, and that no less than
-    the round trip, because a client does not ask before it is answered.
+    A stream needs one transit; a long poll one to three, by its law, and never where more comes in a round trip than
+    fits into an answer; a poll an interval, and that no less than the round trip, because a client does not ask before
+    it is answered, and no more than the history bridges.
     """
     if model not in MODELS:
         raise ValueError(f"there is no model {model!r}, only {', '.join(MODELS)}")
     transit = rtt / 2
     if model == SHORT:
-        return interval_for(budget, transit) >= max(rtt, 1e-9)
+        return interval_for(budget, transit, rate) >= max(rtt, 1e-9)
     if model == LONG:
+        if rate * rtt > fitting(BATCH):
+            return budget < 0
         return budget >= long_polling_delay_quantile(0.95, rate, rtt, hold, transit)
     return budget >= transit
 
@@ -147,15 +176,32 @@ def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOL
 
 
 @law
-def poll_or_push(request: float, poll_delivery: float, push_delivery: float, kept: float = 0.0) -> float:
-    """λT at which a poll costs what pushing costs: (a + T·kept)/(b - b'); above it the poll is cheaper.
+def poll_kept(interval: float, poll_held: float, push_held: float) -> float:
+    """What holding the poll's connection costs more than holding the push's, in one interval (s).
 
-    A poll (a) brings all that came in its interval, each update at b'; a push pays b for every one. `kept` is T times
-    what holding the poll's connection costs more per second than holding the push's; infinite if b <= b'.
+    The prices are those of a connection and second; `work` says for how long a poll keeps one.
     """
-    if push_delivery <= poll_delivery:
-        return math.inf
-    return max(0.0, (request + kept) / (push_delivery - poll_delivery))
+    held = work(SHORT, 0.0, interval=interval).held
+    return float(interval * (held * poll_held - push_held))
+
+
+@law
+def poll_or_push(request: float, poll_delivery: float, push_delivery: float, kept: float = 0.0) -> float:
+    """λT above which a poll is cheaper than pushing: (a + kept)/(b - b').
+
+    A poll (a) brings all that came in its interval, each update at b'; a push pays b for every one. `kept` is
+    `poll_kept`. Where λT updates do not fit into one answer it is the last root of a A(x) + kept = (b - b') x, A the
+    law `polling_answers`. 0 if the poll is cheaper whatever comes; infinite if there is no such λT, or only beyond what
+    the history keeps. (With b < b' a poll may be cheaper for rare news: below a λT, not above one.)
+    """
+    saved = push_delivery - poll_delivery
+    if saved <= 0:
+        return 0.0 if saved == 0 and request + kept < 0 else math.inf
+
+    def dearer(x: Any) -> Any:
+        return request * polling_answers(x) + kept - saved * x
+
+    return _for_good(_negative(dearer, np.linspace(0, fitting(HISTORY), 2000)))
 
 
 @law
@@ -163,17 +209,53 @@ def long_poll_or_push(request: float, poll_delivery: float, push_delivery: float
                       kept: float = 0.0) -> float:  # fmt: skip
     """λ·RTT above which long polling is cheaper than pushing, because a request then brings several updates.
 
-    The root of a R(λ) + b'λ + kept = bλ, R the law of the requests; `kept` is what holding costs more per second.
-    Infinite if b <= b', or if there is none below a million updates per round trip.
+    The last root of a R(λ) + b'λ + kept = bλ, R the law of the requests; `kept` is what holding costs more per second.
+    Below it long polling may be cheaper, too: `long_poll_cheaper` says where. 0 if it is whatever comes; infinite if
+    there is no such λ·RTT, or none at which the updates of a round trip fit into an answer.
+    """
+    return _for_good(long_poll_cheaper(request, poll_delivery, push_delivery, rtt=rtt, hold=hold, kept=kept))
+
+
+@law
+def long_poll_cheaper(request: float, poll_delivery: float, push_delivery: float, *, rtt: float, hold: float = HOLD,
+                      kept: float = 0.0) -> list[tuple[float, float]]:  # fmt: skip
+    """Between which values of λ·RTT long polling is cheaper than pushing; the last may be infinite.
+
+    Up to two intervals: rare news, if holding a request costs less than holding a stream; and dense news. One that is
+    narrower than 1 % is not seen. Nothing is said beyond what an answer can carry of a round trip's updates.
     """
     if rtt == 0:
         raise ValueError("without a round trip a long poll never brings several updates: rtt is a number above 0")
 
-    def dearer(x: float) -> float:
+    def dearer(x: Any) -> Any:
         rate = x / rtt
         return request * long_polling_request_rate(rate, rtt, hold) + kept - (push_delivery - poll_delivery) * rate
 
-    return crossing(dearer, 1e-3, 1e6) if push_delivery > poll_delivery else math.inf
+    rare = 1e-6 * min(1.0, rtt / hold)
+    return _negative(dearer, np.append(0.0, np.geomspace(rare, fitting(BATCH), 4000)))
+
+
+def _negative(function: Callable[[Any], Any], places: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """The intervals in which a function is negative, told at the places and halved down to its roots between them.
+
+    One that reaches the last place is taken to go on for ever.
+    """
+    below = function(places) < 0
+    ends = [0.0] if below[0] else []
+    for at in np.flatnonzero(np.diff(below)):
+        low, high = float(places[at]), float(places[at + 1])
+        while high - low > 1e-12 * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if bool(function(middle) < 0) == below[at] else (low, middle)
+        ends.append(high)
+    if below[-1]:
+        ends.append(math.inf)
+    return list(zip(ends[::2], ends[1::2], strict=True))
+
+
+def _for_good(intervals: list[tuple[float, float]]) -> float:
+    """Where the last interval begins, if it goes on for ever."""
+    return intervals[-1][0] if intervals and intervals[-1][1] == math.inf else math.inf
 
 
 @law
@@ -182,10 +264,11 @@ def stream_or_socket(delivery: float, message: float, socket_delivery: float, so
     """The messages up per update at which SSE and WebSocket cost the same; above it the WebSocket is cheaper.
 
     (b_ws - b_sse + kept)/(m_sse - m_ws), where m_sse is a request, and `kept` what holding the WebSocket costs more,
-    per update. 0 if it is cheaper even for clients that never say a word; infinite if no talking makes it so.
+    per update. 0 if the WebSocket is cheaper however much is said; infinite if no talking makes it so. (With m_sse <
+    m_ws a WebSocket may be cheaper for clients that say little: below a number of messages, not above one.)
     """
     if message <= socket_message:
-        return math.inf
+        return 0.0 if message == socket_message and socket_delivery + kept < delivery else math.inf
     return max(0.0, (socket_delivery - delivery + kept) / (message - socket_message))
 
 

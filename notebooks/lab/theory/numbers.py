@@ -25,7 +25,7 @@ DOMAINS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("transit", "rate", "gap", "pause", "x", "rtt", "upstream", "payload"), NOT_BELOW_0),
     **dict.fromkeys(("clients", "seconds", "budget", "request", "delay", "wanted"), NOT_BELOW_0),
     **dict.fromkeys(("poll_delivery", "push_delivery", "delivery", "message"), NOT_BELOW_0),
-    **dict.fromkeys(("socket_delivery", "socket_message", "service"), NOT_BELOW_0),
+    **dict.fromkeys(("socket_delivery", "socket_message", "service", "poll_held", "push_held"), NOT_BELOW_0),
     **dict.fromkeys(("interval", "every", "hold", "ratio", "inflation", "low", "high"), ABOVE_0),
     **dict.fromkeys(("q", "jitter"), SHARE),
     **dict.fromkeys(("offset", "phase", "kept"), FINITE),
@@ -63,3 +63,8 @@ def share_gone(x: Number) -> Number:
     """(1 - e^-x) / x, and its limit 1 at x = 0: the mean of e^-xu over u in (0, 1)."""
     x_or_1 = np.where(np.equal(x, 0), 1.0, x)
     return like(x, np.where(np.equal(x, 0), 1.0, -np.expm1(-x_or_1) / x_or_1))
+
+
+def fitting(room: int) -> float:
+    """The most updates that may come on average, x, so that x + 5 √x fit into `room`: with five deviations."""
+    return (math.sqrt(25 + 4 * room) - 5) ** 2 / 4

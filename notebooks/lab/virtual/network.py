@@ -3,8 +3,9 @@
     loop.create_server ──▶ Net.listen ──▶ Listener ─┐
     loop.create_connection ──▶ Net.connect ── SYN ──┴─▶ two Ends (transport.py) over the Link that `via` names
 
-Opening a connection takes a round trip, and is tried again as Linux does if no answer comes. Host names are addresses;
-TLS is not simulated. Processing takes no time: what is measured is the network and the protocol, not the machine.
+Opening a connection takes a round trip, and is tried again as Linux does if no answer comes. Host names are addresses.
+TLS is what it costs (`Link(tls=True)`), never `ssl`. Processing takes no time: what is measured is the network and the
+protocol, not the machine.
 """
 
 import asyncio
@@ -20,14 +21,16 @@ from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from lab.virtual.clock import VirtualError, VirtualLoop
-from lab.virtual.transport import Address, Connection, End, Kind, Row, Segment, Socket, Way
+from lab.virtual.transport import SYN, Address, Connection, End, Kind, Row, Segment, Socket, Way
 from servers.limits import check_finite, check_positive, check_whole
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
 ANY_HOST = ("0.0.0.0", "::", "")
 MOST_LOSS = 0.9  # each loss doubles the wait for the next try
-SYN_TRIES = 7  # the first SYN is repeated after 1, 2, 4, ... 32 s and given up after 127 s (tcp_syn_retries of Linux)
+# s after which a SYN without an answer is repeated, and at last given up: in all 131 s (Linux since 6.5, with
+# tcp_syn_linear_timeouts 4 and tcp_syn_retries 6; before, and elsewhere, 1, 2, 4, ... 64)
+SYN_WAITS = (1, 1, 1, 1, 1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(eq=False)
@@ -35,10 +38,19 @@ class Link:
     """A network path; every connection opened over it behaves as it says, in both directions.
 
     `delay` one way and `jitter`, which adds up to so much, in seconds; `loss`, the probability that what one write
-    sends must be sent again, which takes `rto` seconds, doubled each time; `rate` in bytes per second, and `window`
-    in bytes sent and not yet read, both for each direction of a connection; `name` is the client's host as the server
-    sees it. They may be assigned at any time and hold for what is sent from then on. Raises ValueError for a number
-    that cannot be.
+    sends (with `packets`: one packet) must be sent again after `rto` seconds, twice that if it is lost again, and so
+    on. None is what Linux does: round trip + max(0.2 s, four deviations). `rate` in bytes per second, each way, for
+    each connection, or `shared` by all of the link; `window` in bytes sent and not yet read, each way; `name` is the
+    client's host as the server sees it.
+
+    `slow_start`: at first 10 packets may be on their way (14 480 bytes), then as many more as are acknowledged, and 10
+    again after a pause: a larger answer takes one more round trip for each doubling. `packets`: data travels in packets
+    of 1448 bytes with 52 of heads, answered by acknowledgements, and bytes are those of IP; into a black hole they are
+    sent again when their timers say so, for about 15 minutes. `tls`: a connection takes one round trip more and 2 kB, a
+    write 22 bytes more; URLs stay http:// and ws://.
+
+    `slow_start`, `packets`, `tls`, `shared` are for the link's whole life; the others may be assigned at any time and
+    hold for what is sent from then on. Raises ValueError for a number that cannot be.
     """
 
     delay: float = 0.025
@@ -47,15 +59,22 @@ class Link:
     rate: float = math.inf
     window: int = 65536
     name: str = "client"
-    rto: float = 0.2
+    rto: float | None = None
+    slow_start: bool = True
+    packets: bool = False
+    tls: bool = False
+    shared: bool = False
+    _busy: dict[Way, float] = field(default_factory=dict, init=False, repr=False)  # until when (s), if it is shared
     _dark: set[Way] = field(default_factory=set, init=False, repr=False)
     _budget: dict[Way, int] = field(default_factory=dict, init=False, repr=False)  # bytes to deliver before a cut
     _live: dict[Connection, None] = field(default_factory=dict, init=False, repr=False)  # in the order of opening
 
     def __setattr__(self, name: str, value: Any) -> None:
         match name:
-            case "delay" | "jitter" | "rto":
+            case "delay" | "jitter":
                 check_finite(**{name: value})
+            case "rto" if value is not None:
+                check_finite(rto=value)
             case "loss":
                 check_finite(loss=value, most=MOST_LOSS)
             case "rate":
@@ -83,7 +102,7 @@ class Link:
         self._dark.update(map(_checked, ways or get_args(Way)))
 
     def heal(self) -> None:
-        """End the black hole. What fell into it arrives one delay from now (TCP's next retry may be seconds away)."""
+        """End the black hole. What fell into it arrives one delay from now; packets, at their sender's next try."""
         self._dark.clear()
         for connection in self._live:
             for end in connection.ends:
@@ -102,7 +121,7 @@ class Link:
         return True
 
     def _renew(self) -> None:
-        for state in (self._dark, self._budget, self._live):
+        for state in (self._busy, self._dark, self._budget, self._live):
             state.clear()
 
 
@@ -115,9 +134,10 @@ def _checked(way: Way) -> Way:
 class Net:
     """The network of one run.
 
-    `link` is the path that connections take unless `via` names another. `bytes` counts the payload that was sent "up"
-    and "down"; `connections` has the same for each of them; `transcript` has a Row for every segment, in the order of
-    sending, or is set to None to keep none. Nothing is recorded any more once `main` has returned.
+    `link` is the path that connections take unless `via` names another. `bytes` counts what was sent "up" and "down":
+    TCP's payload, with TLS's around it if the link has it, or IP's bytes if the link is one of packets. `connections`
+    has the same for each of them; `transcript` has a Row for every segment, in the order of sending, or is set to None
+    to keep none. Nothing is recorded any more once `main` has returned.
     """
 
     def __init__(self, loop: VirtualLoop, link: Link, seed: int) -> None:
@@ -155,13 +175,15 @@ class Net:
     async def connect(self, factory: Factory, host: str, port: int) -> tuple[End, asyncio.Protocol]:
         """Open a connection, as loop.create_connection does; raises ConnectionRefusedError or TimeoutError."""
         link = _via.get() or self.link
-        for attempt in range(SYN_TRIES):
+        asking = 0
+        for wait in SYN_WAITS:
+            asking += SYN
             await asyncio.sleep(link.delay)
             asked, listener = "up" not in link._dark, self._listener(host, port)
             await asyncio.sleep(link.delay)
             if asked and "down" not in link._dark:
                 break
-            await asyncio.sleep(max(0, 2**attempt - 2 * link.delay))
+            await asyncio.sleep(max(0, wait - 2 * link.delay))
         else:
             raise TimeoutError(errno.ETIMEDOUT, f"Connect to {host}:{port} timed out")
         if listener is None:
@@ -175,7 +197,12 @@ class Net:
         client.peer, server.peer, server.accept = server, client, listener.accept
         connection.ends = client, server
 
+        if link.packets:
+            self.count(client, asking)
+            self.count(server, SYN)
         client.send("OPEN")
+        if link.tls:
+            await client.secure()
         client.protocol = cast(asyncio.Protocol, factory())
         client.protocol.connection_made(client)
         return client, client.protocol
@@ -187,18 +214,24 @@ class Net:
             raise OSError(errno.EADDRINUSE, f"{address[0]}:{address[1]} is in use")
         return Listener(self, factory, address)
 
-    def record(self, end: End, due: float, kind: Kind, data: bytes) -> None:
-        """Count what an end sends, and write it down."""
+    def record(self, end: End, due: float, kind: Kind, data: bytes, around: int = 0) -> None:
+        """Count what an end sends, with the bytes around it, and write it down."""
+        if not self.recording:
+            return
+        self.count(end, len(data) + around)
+        if self.transcript is not None:
+            self.transcript.append(Row(self.loop.now, due, end.connection.number, end.way, kind, data))
+
+    def count(self, end: End, size: int) -> None:
+        """Count bytes that an end sends."""
         if not self.recording:
             return
         connection, way = end.connection, end.way
-        self.bytes[way] += len(data)
+        self.bytes[way] += size
         if way == "up":
-            connection.up += len(data)
+            connection.up += size
         else:
-            connection.down += len(data)
-        if self.transcript is not None:
-            self.transcript.append(Row(self.loop.now, due, connection.number, way, kind, data))
+            connection.down += size
 
     def _listener(self, host: str, port: int) -> "Listener | None":
         found = (self.listeners.get((name, port)) for name in (host, *ANY_HOST))
@@ -274,4 +307,4 @@ class NetworkLoop(VirtualLoop):
         if sock is not None:
             self.escape("a socket")
         if ssl:
-            raise VirtualError("TLS is not simulated: use http:// and ws://")
+            raise VirtualError("TLS is not run here: use http:// and ws://, and Link(tls=True) for what it costs")

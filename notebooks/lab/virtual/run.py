@@ -161,7 +161,7 @@ class Served(Generic[App]):
 
     @property
     def bytes(self) -> dict[Way, int]:
-        """The payload bytes sent so far in each direction over this server's connections."""
+        """The bytes sent so far in each direction over this server's connections, as Net counts them."""
         mine = [c for c in self.net.connections if c.server == self.address]
         return {"up": sum(c.up for c in mine), "down": sum(c.down for c in mine)}
 

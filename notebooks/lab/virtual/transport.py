@@ -1,13 +1,21 @@
 """One connection of the simulated network: two transports, each of which sends its bytes over the link to the other.
 
-    protocol ─write─▶ buffer ─window─▶ on its way (rate, delay, jitter, loss) ─▶ inbox ─read─▶ protocol
-                        ▲                │ black hole: stays there until heal()           │
-                        └────────────────┼───────── one delay later: room for more ◀──────┘
-                                         └ cut: lost, and both ends are reset
+    protocol ─write─▶ buffer ─windows─▶ on its way (rate, delay, jitter, loss) ─▶ inbox ─read─▶ protocol
+                        ▲                 │ black hole: stays there until heal()           │
+                        └─────────────────┼─ one delay later: arrived, read, go on ◀───────┘
+                                          └ cut: lost, and both ends are reset
 
-What is simulated is what an application sees of TCP (RFC 9293): order, back pressure, half-close, reset. Not
-simulated: packets and their headers, slow start, congestion, and a sender that gives up (Linux does, after about
-15 minutes without an answer). What one write puts into the window travels as one segment.
+What is simulated is what an application sees of TCP (RFC 9293): order, back pressure, half-close, reset; and slow
+start (RFC 5681, RFC 6928), without which large answers would be too early. What one write puts into the windows travels
+as one segment, and bytes are TCP's payload. With `Link(packets=True)` every packet travels for itself, with its heads
+and its acknowledgements, is lost for itself, and is sent again when Linux does; with `tls=True` a connection is opened
+by TLS 1.3 (RFC 8446), and every write is a record: round trips and bytes, no cipher.
+
+Left out, and what that changes on a real network: congestion avoidance (a loss does not shrink the window: a long
+transfer over a link that loses is too fast); the kernel's send queue (a writer is held back by window and write buffer,
+81 to 520 kB earlier than on Linux, 3 MB on loopback) and the growth of the receiver's window beyond `window` (half a
+megabyte takes Linux fewer round trips); quick acknowledgements at a connection's start, and needless repetitions when
+only acknowledgements are lost (some packets of 52 bytes); MTU discovery, Nagle (asyncio switches it off), keep-alive.
 """
 
 import asyncio
@@ -25,10 +33,21 @@ if TYPE_CHECKING:
     from lab.virtual.network import Link, Net
 
 Way = Literal["up", "down"]  # from the client to the server, and back
-Kind = Literal["OPEN", "DATA", "FIN", "RST"]  # OPEN: the handshake's third step, with which the server accepts
+Kind = Literal["OPEN", "TLS", "DATA", "FIN", "RST", "ACK"]  # OPEN: the handshake's third step; ACK: of packets only
 Address = tuple[str, int]
 
 HIGH_WATER = 64 * 1024  # bytes in a write buffer before its protocol is asked to pause, as in asyncio
+MSS = 1448  # bytes of a packet's payload: an Ethernet's 1500 without the heads
+HEADS = 52  # bytes: IP 20, TCP 20, its timestamps 12 (RFC 7323), which Linux sends
+SYN = 60  # bytes of a packet that opens a connection, with TCP's options
+INITIAL = 10 * MSS  # bytes that may be on their way before the first acknowledgement (RFC 6928)
+LEAST_RTO, MOST_RTO = 0.2, 120.0  # s; Linux adds the first to the round trip, or four deviations if they are more
+RETRIES = 16  # of a packet without an answer, 15 by tcp_retries2 of Linux and the wait after them: then it gives up
+DELAYED_ACK = 0.04  # s that an acknowledgement waits for something to travel with, unless two full packets came
+
+# Bytes of TLS 1.3 as OpenSSL sends them for one ECDSA certificate without its chain (a public one adds 1 to 3 kB)
+CLIENT_HELLO, SERVER_FLIGHT, CLIENT_FINISHED, TICKETS = 517, 928, 80, 510
+RECORD, RECORD_HEADS = 16_384, 22  # bytes in a record at most, and around them: head 5, type 1, tag 16
 
 
 class Row(NamedTuple):
@@ -47,7 +66,7 @@ class Row(NamedTuple):
 
 @dataclass(eq=False)
 class Connection:
-    """One connection: its number from 1, its link and server, its life (s), the payload bytes sent each way."""
+    """One connection: its number from 1, its link and server, its life (s), the bytes sent each way as Net counts."""
 
     number: int
     link: "Link"
@@ -69,11 +88,13 @@ class Connection:
 
 @dataclass
 class Segment:
-    """Something on its way, and when it is due (s): never, in a black hole."""
+    """Something on its way, and when it is due (s): never, in a black hole. How often it was lost; packets after it."""
 
     due: float
     kind: Kind
     data: bytes = b""
+    losses: int = 0
+    overtaken: int = 0
 
 
 class Socket:
@@ -117,10 +138,19 @@ class End(asyncio.Transport):
         self.buffer = bytearray()  # written, not yet sent
         self.high, self.low = HIGH_WATER, HIGH_WATER // 4
         self.room = self.link.window  # bytes that may be sent before the peer reads on
+        self.congestion = INITIAL  # bytes that may be on their way at once, while `slow_start`
+        self.unanswered = 0  # bytes on their way or not yet acknowledged
+        self.peak = self.last_peak = 0  # the most of them since there were none, and before that
+        self.round_trip, self.deviation = 2 * self.link.delay, self.link.delay  # s, as the handshake shows (RFC 6298)
         self.flight: deque[Segment] = deque()  # on its way to the peer
-        self.busy_until = self.last_due = 0.0
+        self.busy_until = self.last_due = self.last_sent = 0.0
+        self.around = 0  # bytes that TLS has put around what was written since something was sent
+        self.retries = 0  # of the packet that is in a black hole
         self.inbox: deque[Segment] = deque()  # arrived, not yet read
-        self.untold = 0  # bytes read in a black hole, of which the peer does not know
+        self.unacknowledged = self.untold = 0  # bytes that arrived, that were read, of which the peer does not know
+        self.ack_timer: asyncio.TimerHandle | None = None
+        self.secured: asyncio.Future[None] | None = None  # a client's, while TLS shakes hands
+        self.hands = 0  # TLS messages that arrived
         self.choked = self.paused = False  # the protocol was asked not to write; asked not to be given anything
         self.ending = self.ended = self.peer_ended = False  # the stream: to be ended (FIN), ended, and the peer's
         self.closing = self.lost = False
@@ -166,6 +196,8 @@ class End(asyncio.Transport):
             self._lose(_reset_by_peer())
         if not self.lost:
             self.buffer += data
+            if self.link.tls:
+                self.around += RECORD_HEADS * math.ceil(len(data) / RECORD)
             self._push()
             if len(self.buffer) > self.high and not self.choked:
                 self.choked = True
@@ -186,9 +218,11 @@ class End(asyncio.Transport):
     # Sending
 
     def _push(self) -> None:
-        """Send what the window admits, and after the last byte what ends the stream."""
-        if self.buffer and self.room:
-            data = bytes(self.buffer[: self.room])
+        """Send what the windows admit, and after the last byte what ends the stream."""
+        if self.buffer and not self.unanswered and self.congestion > INITIAL:
+            self._restart()
+        while self.buffer and (size := self._admitted()) > 0:
+            data = bytes(self.buffer[:size])
             del self.buffer[: len(data)]
             self.room -= len(data)
             self.send("DATA", data)
@@ -203,30 +237,75 @@ class End(asyncio.Transport):
             self.ended = True
             self.send("FIN")
 
+    def _admitted(self) -> int:
+        size = self.room
+        if self.link.slow_start:
+            size = min(size, self.congestion - self.unanswered)
+        return min(size, MSS) if self.link.packets else size
+
+    def _restart(self) -> None:
+        """Halve the window for every timeout that nothing was sent, down to the initial one (RFC 2861, as Linux)."""
+        timeouts = int((self.net.loop.now - self.last_sent) / self._timeout())
+        self.congestion = max(INITIAL, self.congestion >> min(timeouts, 64))
+
+    def _timeout(self) -> float:
+        """How long (s) the sender waits for an acknowledgement before it sends again."""
+        if self.link.rto is not None:
+            return self.link.rto
+        return min(MOST_RTO, self.round_trip + max(LEAST_RTO, 4 * self.deviation))
+
     def send(self, kind: Kind, data: bytes = b"") -> None:
         """Put a segment on its way."""
-        link, loop, random = self.link, self.net.loop, self.net.random
-        self.busy_until = max(loop.now, self.busy_until) + len(data) / link.rate
+        link, loop, random, lossy = self.link, self.net.loop, self.net.random, self.net.random.random
+        around, self.around = self.around, 0
+        if link.packets:
+            self._tell(carried=True)
+            around += HEADS * max(1, math.ceil((len(data) + around) / MSS))
+        busy_until = max(loop.now, link._busy.get(self.way, 0.0) if link.shared else self.busy_until)
+        self.busy_until = link._busy[self.way] = busy_until + (len(data) + around) / link.rate
         due = self.busy_until + link.delay
         if link.jitter:
             due += random.uniform(0, link.jitter)
-        rto = link.rto
-        while data and link.loss and random.random() < link.loss:
-            due += rto
-            rto *= 2
-        self.last_due = due = max(due, self.last_due)  # a late one holds up those behind it: TCP keeps the order
-        self.flight.append(Segment(due, kind, data))
-        self.net.record(self, due, kind, data)
-        loop.call_at(due, self._deliver)
+        segment = Segment(due, kind, data)
+        if data:
+            timeout = self._timeout()
+            self.last_sent = loop.now
+            self.unanswered += len(data)
+            self.peak = max(self.peak, self.unanswered)
+            error = due + link.delay - loop.now - self.round_trip
+            self.round_trip += error / 8
+            self.deviation += (abs(error) - self.deviation) / 4
+            while link.loss and lossy() < link.loss:
+                segment.losses += 1
+            if segment.losses:
+                segment.due += waited(timeout, segment.losses)
+            elif link.packets:
+                self._overtake(due, timeout)
+        if link.packets:  # each for itself: one that was lost holds up those behind it in the flight's own order
+            self.net.count(self, segment.losses * (len(data) + around))
+        else:
+            self.last_due = segment.due = max(segment.due, self.last_due)
+        self.flight.append(segment)
+        self.net.record(self, segment.due, kind, data, around)
+        loop.call_at(segment.due, self._deliver)
+
+    def _overtake(self, due: float, timeout: float) -> None:
+        """Let the third packet that arrives after a lost one have it sent again (RFC 5681, fast retransmit)."""
+        for late in self.flight:
+            if late.losses:
+                late.overtaken += 1
+                if late.overtaken == 3:
+                    late.due = min(late.due, due + 2 * self.link.delay + waited(timeout, late.losses - 1))
+                    self.net.loop.call_at(late.due, self._deliver)
 
     def send_again(self) -> None:
-        """Put on its way once more what fell into a black hole."""
+        """Put on its way once more what fell into a black hole; packets wait for their timer."""
         due = self.net.loop.now + self.link.delay
         for segment in self.flight:
-            if segment.due == math.inf:
+            if segment.due == math.inf and not self.link.packets:
                 segment.due = due
         self.net.loop.call_at(due, self._deliver)
-        self._tell(0)
+        self._tell()
 
     def _deliver(self) -> None:
         """Give the peer what is due. Timers of one moment come in any order, so a timer only says: look."""
@@ -235,27 +314,65 @@ class End(asyncio.Transport):
             for segment in self.flight:
                 if segment.due <= now:
                     segment.due = math.inf
+                    if self.link.packets and segment is self.flight[0]:
+                        self._retry(segment)
         while self.flight and self.flight[0].due <= now:
+            self.retries = 0
             self.peer._arrive(self.flight.popleft())
+        if self.link.packets and self.flight and self.flight[0].due == math.inf and not self.retries:
+            due = now + 2 * self.link.delay  # those behind are sent again once the first one is acknowledged
+            for segment in self.flight:
+                segment.due = min(segment.due, due)
+            self.net.loop.call_at(due, self._deliver)
 
-    def _may_send(self, size: int) -> None:
-        self.room += size
+    def _retry(self, segment: Segment) -> None:
+        """Send the first packet in a black hole again when its timer says so, or give up."""
+        self.retries += 1
+        timeout = self._timeout()
+        again = waited(timeout, self.retries) - waited(timeout, self.retries - 1)
+        if self.retries > RETRIES:
+            self.flight.clear()
+            self._lose(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+            return
+        segment.due = self.net.loop.now + min(MOST_RTO, again)
+        self.net.count(self, len(segment.data) + HEADS)
+        self.net.loop.call_at(segment.due, self._deliver)
+
+    def _hear(self, arrived: int, read: int) -> None:
+        """Learn from the peer how much arrived and how much was read since it last said so."""
+        if self.congestion <= 2 * max(self.peak, self.last_peak):  # else the window was not in the way (RFC 7661)
+            self.congestion += arrived
+        self.unanswered -= arrived
+        if not self.unanswered:
+            self.last_peak, self.peak = self.peak, 0
+        self.room += read
         self._push()
 
     # Receiving
 
     def _arrive(self, segment: Segment) -> None:
         if segment.kind == "OPEN":
-            self._accept()
+            if not self.link.tls:
+                self._accept()
         elif segment.kind == "RST":
             self.reset()
         elif self.lost:
-            if segment.kind == "DATA":  # nobody can read it any more
+            if segment.data:  # nobody can read it any more
                 self.send("RST")
+            elif self.link.packets:
+                self.net.record(self, self.net.loop.now + self.link.delay, "ACK", b"", HEADS)
+        elif segment.kind == "TLS":
+            self.unacknowledged += len(segment.data)
+            self._shake_hands()
+            self._tell()
         else:
             cut = segment.kind == "DATA" and self.link._shorten(segment, self.peer.way)
+            self.unacknowledged += len(segment.data)
             self.inbox.append(segment)
             self._read()
+            self._tell()  # of what a paused protocol has not read
+            if segment.kind == "FIN" and self.link.packets and not self.lost:
+                self.net.record(self, self.net.loop.now + self.link.delay, "ACK", b"", HEADS)
             if cut:
                 self.link.cut()
 
@@ -263,7 +380,8 @@ class End(asyncio.Transport):
         while self.inbox and not self.paused and not self.closing:
             segment = self.inbox.popleft()
             if segment.data:
-                self._tell(len(segment.data))
+                self.untold += len(segment.data)
+                self._tell()
                 self.protocol.data_received(segment.data)
             elif segment.kind == "RST":
                 self._lose(_reset_by_peer())
@@ -272,14 +390,50 @@ class End(asyncio.Transport):
                 if not self.protocol.eof_received():
                     self.close()
 
-    def _tell(self, size: int) -> None:
-        """Let the peer know, one delay from now, how much was read: so much more may it send."""
-        self.untold += size
-        if self.untold and self.way not in self.link._dark:
-            self.net.loop.call_later(self.link.delay, self.peer._may_send, self.untold)
-            self.untold = 0
+    def _tell(self, *, now: bool = False, carried: bool = False) -> None:
+        """Let the peer know, one delay from now, how much arrived and how much was read: so much more may it send.
+
+        An acknowledgement is a packet of its own, unless it is `carried` by another one.
+        """
+        link, loop = self.link, self.net.loop
+        if not (self.unacknowledged or self.untold) or self.way in link._dark:
+            return
+        if link.packets:
+            if not (now or carried or max(self.unacknowledged, self.untold) >= 2 * MSS):
+                if self.ack_timer is None:
+                    self.ack_timer = loop.call_later(DELAYED_ACK, lambda: self._tell(now=True))
+                return
+            if self.ack_timer is not None:
+                self.ack_timer.cancel()
+                self.ack_timer = None
+            if not carried:
+                self.net.record(self, loop.now + link.delay, "ACK", b"", HEADS)
+        loop.call_later(link.delay, self.peer._hear, self.unacknowledged, self.untold)
+        self.unacknowledged = self.untold = 0
 
     # Beginning and end
+
+    async def secure(self) -> None:
+        """Shake hands by TLS, as a client; raises ConnectionResetError if the connection ends meanwhile."""
+        self.secured = self.net.loop.create_future()
+        self.send("TLS", bytes(CLIENT_HELLO))
+        try:
+            await self.secured
+        except BaseException:
+            self.abort()
+            raise
+
+    def _shake_hands(self) -> None:
+        self.hands += 1
+        if self.way == "up" and self.secured is not None and not self.secured.done():
+            self.send("TLS", bytes(CLIENT_FINISHED))
+            self.secured.set_result(None)
+        elif self.way == "down" and self.hands == 1:
+            self.send("TLS", bytes(SERVER_FLIGHT))
+        elif self.way == "down":
+            self._accept()
+            if not self.lost:
+                self.send("TLS", bytes(TICKETS))
 
     def _accept(self) -> None:
         protocol = self.accept()
@@ -305,6 +459,10 @@ class End(asyncio.Transport):
             return
         self.lost = self.closing = True
         self.buffer.clear()
+        if self.ack_timer is not None:
+            self.ack_timer.cancel()
+        if self.secured is not None and not self.secured.done():
+            self.secured.set_exception(error or _reset_by_peer())
         if farewell:
             self.send(farewell)
         self.net.loop.call_soon(self.protocol.connection_lost, error)
@@ -315,3 +473,8 @@ class End(asyncio.Transport):
 
 def _reset_by_peer() -> ConnectionResetError:
     return ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def waited(timeout: float, losses: int) -> float:
+    """How late (s) what was lost so often is: Linux probes after a timeout, waits as long, then twice, 4 times ..."""
+    return timeout * 2.0 ** (losses - 1) if losses else 0.0
