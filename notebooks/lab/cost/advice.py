@@ -80,13 +80,25 @@ def recommend(
     Without `units`, `prices` and `threshold` it goes by `REFERENCE` on a network, and by the assumptions of `Prices()`
     and `Threshold()`.
     """
-    advisor = _Advisor(
-        on_the_network(REFERENCE) if units is None else units, prices or Prices(), threshold or Threshold()
-    )
+    advisor = _advisor(units, prices, threshold)
     if other := elsewhere(requirements):
         model, why = other
         return Recommendation(model, (why, *advisor.beside(requirements, model)))
     return advisor.advise(requirements)
+
+
+def choice(
+    requirements: Requirements,
+    units: Mapping[str, Units] | None = None,
+    prices: Prices | None = None,
+    threshold: Threshold | None = None,
+) -> str | None:
+    """The model that `recommend` names, and nothing besides; None where it would raise."""
+    return _advisor(units, prices, threshold).choice(requirements)
+
+
+def _advisor(units: Mapping[str, Units] | None, prices: Prices | None, threshold: Threshold | None) -> "_Advisor":
+    return _Advisor(on_the_network(REFERENCE) if units is None else units, prices or Prices(), threshold or Threshold())
 
 
 def elsewhere(r: Requirements) -> tuple[str, str] | None:
@@ -98,8 +110,8 @@ def elsewhere(r: Requirements) -> tuple[str, str] | None:
         )
     if r.lossy and r.budget <= 0.2:
         return DATAGRAMS, (
-            "All four are TCP, which holds back everything behind a lost packet for a round trip or more. What is worth "
-            "nothing when late goes in datagrams: UDP, or WebRTC's unreliable data channel in a browser (RFC 8831)."
+            "All four are TCP, which holds back everything behind a lost packet for a round trip or more. What is "
+            "worth nothing when late goes in datagrams: UDP, or a browser's unreliable data channel (WebRTC, RFC 8831)."
         )
     if r.followers == "devices":
         return MQTT, (
@@ -204,8 +216,8 @@ class _Advisor:
             yield f"Cost decides against {' and '.join(dear)}: it is more than the thresholds allow."
         if talks(r) and model == SOCKET:
             yield (
-                f"Clients say {figure(r.upstream)} for each update they get: that is a conversation, and one connection "
-                "keeps one order of both sides' messages."
+                f"Clients say {figure(r.upstream)} for each update they get: that is a conversation, and one "
+                "connection keeps one order of both sides' messages."
             )
         if own:
             yield _shares(decision.resources(model), self.prices, own)
@@ -237,8 +249,8 @@ def _possible(decision: Decision) -> Iterator[str]:
         )
     if r.browsers and r.headers:
         yield (
-            "Neither EventSource nor a browser's WebSocket sends a header of your own: let a cookie carry the token, or "
-            "read the stream by fetch."
+            "Neither EventSource nor a browser's WebSocket sends a header of your own: let a cookie carry the token, "
+            "or read the stream by fetch."
         )
     if math.isfinite(r.cut_after):
         yield (
@@ -270,7 +282,7 @@ def _built(decision: Decision, model: str) -> Iterator[str]:
         how = "send the newest state only" if r.latest else "join what comes into one message"
         yield f"News is dense: {how}, within {seconds(decision.window)}, {figure(r.rate * decision.window)} at a time."
     if r.rate:
-        bridged = f"A history of {r.history:,} updates bridges an absence of {seconds(r.kept_updates / r.rate)}"
+        bridged = f"A history of {r.history:,} updates bridges an absence of {seconds(r.bridged / r.rate)}"
         polls = f", and a poll carries {figure(r.rate * r.interval)} of them" if model == SHORT else ""
         yield f"{bridged}{polls}; who was away longer lists again."
     cores = r.clients * float(used.cpu)

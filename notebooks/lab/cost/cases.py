@@ -7,7 +7,7 @@ a system has, and each difference between the two is said in a sentence.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab.cost.advice import MQTT, Threshold, recommend
+from lab.cost.advice import MQTT, Threshold, choice
 from lab.cost.requirements import Requirements
 from lab.theory import LONG, SHORT, SOCKET, STREAM, Prices, Units
 
@@ -44,7 +44,7 @@ CASES = (
     Case(
         "Wikimedia, every edit of every wiki", STREAM, "EventStreams, with Last-Event-ID",
         "https://wikitech.wikimedia.org/wiki/Event_Platform/EventStreams",
-        Requirements(1000, 20.0, 1.0, rtt=0.1),
+        Requirements(1000, 20.0, 0.5, rtt=0.1),
     ),
     Case(
         "Kubernetes, watch", STREAM, "list, then a response that never ends, from resourceVersion",
@@ -57,7 +57,7 @@ CASES = (
         Requirements(10_000, 1.0, 0.9, followers="browsers", http2=True),
     ),
     Case(
-        "LinkedIn, messages", STREAM, "SSE first, since it is plain HTTP and passes everywhere; WebSocket when possible",
+        "LinkedIn, messages", STREAM, "SSE first, for it is plain HTTP; WebSocket when possible",
         "https://engineering.linkedin.com/blog/2016/10/instant-messaging-at-linkedin--scaling-to-hundreds-of-thousands-",
         Requirements(100_000, 0.01, 1.0, upstream=0.2, followers="browsers", http2=True),
     ),
@@ -96,7 +96,7 @@ def chosen(
     """By case: what was chosen there, what we would say, and the sentence on the difference, if there is one."""
     table = {}
     for case in CASES:
-        advice = recommend(case.requirements, units, prices, threshold).model
+        advice = choice(case.requirements, units, prices, threshold) or "none"
         why = "" if advice == case.chosen else case.differs or "cost decides otherwise at these prices"
         table[case.name] = (case.chosen, advice, why)
     return table

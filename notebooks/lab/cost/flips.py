@@ -62,7 +62,7 @@ def _flip(requirements: Requirements, choose: Choice, quantity: str, up: bool) -
     if not now and not up:
         return None
     chosen, same = choose(requirements), now or FROM
-    for step in np.geomspace(1, REACH if now else REACH / FROM, 60)[1:]:
+    for step in np.geomspace(1, REACH if now else REACH / FROM, 24)[1:]:
         other = (now or FROM) * (step if up else 1 / step)
         there = moved(requirements, quantity, other)
         model = choose(there) if there else None
@@ -79,7 +79,7 @@ def _between(
 ) -> tuple[float, str]:
     """The point, halved down to, and who is the choice behind it."""
     chosen = choose(requirements)
-    while abs(math.log(other / same)) > 1e-9:
+    while abs(math.log(other / same)) > 1e-7:
         middle = math.sqrt(same * other)
         there = moved(requirements, quantity, middle)
         found = choose(there) if there else None

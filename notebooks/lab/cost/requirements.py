@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 
 from lab import theory
 from lab.bench.result import seconds
+from lab.theory.numbers import fitting
 
 FOLLOWERS = ("programs", "browsers", "phones", "devices", "servers")
 FROM_NOTHING = ("rate", "upstream", "payload")  # may be 0
@@ -93,13 +94,13 @@ class Requirements:
     @property
     def interval(self) -> float:
         """The longest polling interval (s) that keeps the budget, and after which the history still has what came."""
-        longest = float(theory.interval_for(self.budget, self.transit))
-        return min(longest, self.kept_updates / self.rate) if self.rate else longest
+        longest = float(theory.interval_for(self.budget, self.transit, self.rate))
+        return min(longest, self.bridged / self.rate) if self.rate else longest
 
     @property
-    def kept_updates(self) -> float:
+    def bridged(self) -> float:
         """How many updates may come on average so that with five deviations more the history keeps them."""
-        return (math.sqrt(25 + 4 * self.history) - 5) ** 2 / 4
+        return (1 - 1e-9) * fitting(self.history)  # or rounding puts it beyond
 
     @property
     def browsers(self) -> bool:
