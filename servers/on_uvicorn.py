@@ -240,8 +240,10 @@ class UnframedCycle(RequestResponseCycle):
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":
-            if not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
+            headers = message.get("headers", ())
+            if not any(name.lower() == b"content-length" for name, _ in headers):
                 self.chunked_encoding, self.expected_content_length = False, math.inf  # type: ignore[assignment]
+                message["headers"] = [each for each in headers if each[0].lower() != b"connection"]  # it is not kept
         elif self.expected_content_length == math.inf and not message.get("more_body"):
             self.expected_content_length = len(message.get("body", b""))  # type: ignore[arg-type]  # it is bytes
         await super().send(message)

@@ -461,6 +461,7 @@ def test_http_1_0_gets_a_stream_without_framing_whose_end_is_the_connections(mod
             answer += await client.read_all()
         head, _, events = answer.partition(b"\r\n\r\n")
         assert b"transfer-encoding" not in head
+        assert b"keep-alive" not in head
         assert events.startswith(b"retry: 2000\n\nid: e-0\n\nevent: update\nid: e-1\ndata: {")
         assert events.endswith(b"}\n\n")
 
