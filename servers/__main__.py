@@ -16,7 +16,7 @@ from pathlib import Path
 from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, token_in, whole
 from servers.background import ServerError, run
 from servers.feed import HEARTBEAT, Feed
-from servers.models import SLUGS, model
+from servers.models import MODELS, SLUGS, model
 from servers.service import Service, Source
 from servers.sources import play, synthetic_edits, watch
 from servers.tree import Tree
@@ -43,6 +43,7 @@ def parser() -> Parser:
     p.add_argument("--poll-interval", type=number, default=5.0, metavar="S", help="what X-Poll-Interval asks for")
     p.add_argument("--allow-origin", type=origin, action="append", default=[], metavar="ORIGIN",
                    help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
+    p.add_argument("--fast", action="store_true", help="one of the four models by its fast path, for many clients")
     p.add_argument("--ignore", action="append", default=[], metavar="GLOB",
                    help="with --watch: leave out .git, '*.tmp', 'build/*.o' (may be repeated)")  # fmt: skip
     p.add_argument("--max-size", type=whole(0, 2**63), metavar="BYTES", help="with --watch: leave out larger files")
@@ -73,11 +74,12 @@ def build(options: argparse.Namespace) -> Service:
         "allow_origins": options.allow_origin,
         "token": options.token or token_of_environment(),
     }
+    chosen_path = {"fast": True} if options.fast else {}
     schedules = "rate" in chosen.options  # it makes its own, whose rate it can change
     return chosen.create_app(
         feed,
         source=None if schedules and tree is None else source,
-        **{name: offered[name] for name in chosen.options},
+        **{name: offered[name] for name in chosen.options} | chosen_path,
     )
 
 
@@ -87,6 +89,8 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
         raise ValueError("--token-file and --max-connections are for file-updates")
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
+    if options.fast and model(options.model) not in MODELS:
+        raise ValueError("--fast is for the four models: file-updates has no other path")
     if not options.watch and (options.ignore or options.max_size is not None):
         raise ValueError("--ignore and --max-size need --watch")
     if options.regular and (options.watch or options.model == "demo"):

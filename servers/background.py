@@ -46,7 +46,8 @@ class Server:
     def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event) -> None:
         self.app, self._over = app, over
         self._cause: BaseException | None = None
-        config = uvicorn.Config(self._watched, host, port, **uvicorn_options(getattr(app, "heartbeat", HEARTBEAT)))
+        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None))
+        config = uvicorn.Config(self._watched, host, port, **options)
         self._uvicorn = GracefulServer(config, getattr(app, "closing", None), START_LIMIT)
         if isinstance(app, Service):
             app.on_failure = over.set

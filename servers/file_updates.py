@@ -16,13 +16,11 @@ from fastapi import HTTPException, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware import Middleware
-from starlette.types import Receive, Scope, Send
 
 from servers.downloads import NOSNIFF, answer, requested_path
 from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, Feed, Known
 from servers.guard import Limit, Token
-from servers.on_uvicorn import find_transport
 from servers.service import Service, Source, refuse_two_cursors
 from servers.short_polling import matches
 from servers.tree import Tree
@@ -58,12 +56,7 @@ class FileUpdates(Service):
         )
         self.coalesced = coalesce
         self.fan_out = FanOut(self, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Remember the connection's transport before anything wraps `send`."""
-        if scope["type"] == "http":
-            find_transport(scope, send)
-        await super().__call__(scope, receive, send)
+        self.fan_out.stands_before(self)
 
     def protect(self, token: str | None, max_connections: int | None, allow_origins: Collection[str]) -> None:
         """Let in who may come. What is refused is counted as a request, too; what is allowed is told to all pages."""

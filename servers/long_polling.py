@@ -17,11 +17,17 @@ from fastapi import Query, Request, Response
 from servers.feed import Feed
 from servers.service import Service, Source, disconnected, refuse_two_cursors
 
+USUAL_HOLD = 30.0  # seconds, for a client that does not say
 MAX_HOLD = 60.0  # seconds: many proxies cut a silent connection at 60
 
 
-def create_app(feed: Feed, *, jitter: float = 0.1, seed: int | None = None, source: Source | None = None) -> Service:
-    """A server that holds. Each hold is drawn from [(1 - jitter) wait, wait], so that clients spread out."""
+def create_app(
+    feed: Feed, *, jitter: float = 0.1, seed: int | None = None, fast: bool = False, source: Source | None = None
+) -> Service:
+    """A server that holds. Each hold is drawn from [(1 - jitter) wait, wait], so that clients spread out.
+
+    `fast`: the same answers, made once for all who are held, by servers/fan_out.
+    """
     app = Service("long polling", feed, path="/updates", page="long-polling.html", source=source)
     rng = random.Random(seed)
 
@@ -29,14 +35,20 @@ def create_app(feed: Feed, *, jitter: float = 0.1, seed: int | None = None, sour
     async def updates(
         request: Request,
         after: str | None = None,
-        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 30,
+        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = USUAL_HOLD,
     ) -> Response:
         """Everything later than the cursor `after`, held up to `wait` seconds (60 at most) until there is some."""
         refuse_two_cursors(request)
         position = feed.position(after)
-        hold = min(wait, MAX_HOLD) * rng.uniform(1 - jitter, 1)
+        hold = drawn(wait)
         if after is not None and position == feed.head and hold:
             await news_or_gone(request, position, hold)
+        return answer(position)
+
+    def drawn(wait: float) -> float:
+        return min(wait, MAX_HOLD) * rng.uniform(1 - jitter, 1)
+
+    def answer(position: int) -> Response:
         batch = feed.read(position)
         app.traffic.delivered += len(batch.updates)
         return Response(batch.body, media_type="application/json", headers={"Cache-Control": "no-store"})
@@ -51,4 +63,8 @@ def create_app(feed: Feed, *, jitter: float = 0.1, seed: int | None = None, sour
             news.cancel()
             gone.cancel()
 
+    if fast:
+        from servers.fan_out.polls import HeldPolls
+
+        app.front = HeldPolls(app, answer, drawn, USUAL_HOLD)
     return app

@@ -1,8 +1,8 @@
 """All that leans on the insides of uvicorn, httptools, websockets and asyncio; no other room does.
 
-    bytes ─▶ HttpProtocol ─▶ one request at a time ─▶ the application ─▶ Cycle ─▶ bytes
+    bytes ─▶ HttpProtocol ─▶ one request at a time ─▶ Front? ─▶ the application ─▶ Cycle ─▶ bytes
                 └─ Upgrade: websocket ─▶ WebSocketProtocol
-    GracefulServer ─▶ starts, sleeps, ends        find_transport(), Tap: what fan_out.py and demo.py reach for
+    GracefulServer ─▶ starts, sleeps, ends        find_transport(), write_all(), Tap: what fan_out and demo.py reach for
 
 Read in uvicorn 0.53 and 0.54, httptools 0.8 and 0.9, websockets 15 to 17, starlette 1.7 to 1.10, Python 3.11 to 3.13.
 tests/test_on_uvicorn.py holds each name that is used here; when it fails on another release, this is the room to open.
@@ -18,16 +18,18 @@ import contextlib
 import functools
 import gc
 import math
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import httptools
 import uvicorn
 from starlette.types import Scope, Send
 from uvicorn._types import ASGI3Application, ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -41,7 +43,24 @@ CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut
 TRANSPORT = "servers.transport"  # where the scope has it
 
 
-def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:
+class Front(Protocol):
+    """What an application lets answer in its place: the usual requests, whose answers are made once for many.
+
+    It is asked with a whole head, before anything is parsed, and lets the application have what is unusual. What wraps
+    an application hides its front.
+    """
+
+    def take(self, connection: "HttpProtocol", head: bytes) -> bool:
+        """Answer the request that has this head and no body, now or later; or say that the application is to."""
+
+    def release(self, connection: "HttpProtocol") -> None:
+        """Answer now what is held: the server is going."""
+
+    def forget(self, connection: "HttpProtocol") -> None:
+        """A client that is held has left."""
+
+
+def uvicorn_options(heartbeat: float = HEARTBEAT, front: Front | None = None) -> dict[str, Any]:
     """The settings of every server of the course, as keyword arguments of `uvicorn.Config`.
 
     The keep-alive is longer than any polling interval (uvicorn's 5 s races a client that polls every 5 s),
@@ -51,7 +70,7 @@ def uvicorn_options(heartbeat: float = HEARTBEAT) -> dict[str, Any]:
     return {
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": 1,
-        "http": HttpProtocol,
+        "http": functools.partial(HttpProtocol, front=front),
         "ws": WebSocketProtocol,
         "ws_per_message_deflate": False,
         "ws_max_size": LARGEST,
@@ -84,8 +103,11 @@ class HttpProtocol(HttpToolsProtocol):
     what stands behind an upgrade that nobody follows. Here the parser is given a piece that ends with a head.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, front: Front | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.front = front
+        self.held = False  # by the front, which owes an answer
+        self.replied = -math.inf  # when the front last answered (loop time, s)
         self.unread, self.at = b"", 0  # what was received, and how much of it was parsed
         self.in_body = False
         self.size = 0  # bytes of the head, or else of the body, so far
@@ -98,6 +120,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self.held and self.front:
+            self.front.forget(self)
         self._unset_keepalive_if_required()  # uvicorn keeps it, and all that hangs on it, when a client resets
         self.arrived()
         self.unread = b""
@@ -117,12 +141,16 @@ class HttpProtocol(HttpToolsProtocol):
     def read_on(self) -> None:
         """Parse what there is, as far as a request that is to be answered first."""
         while self.at < len(self.unread) and not self.transport.is_closing():
-            if self.flow.write_paused or not (self.in_body or self.cycle is None or self.cycle.response_complete):
+            answered = self.cycle is None or self.cycle.response_complete
+            if self.held or self.flow.write_paused or not (self.in_body or answered):
                 self.flow.pause_reading()
                 return
-            self._unset_keepalive_if_required()
-            piece = self.unread[self.at : self.end()]
+            end = self.end()
+            piece = self.unread[self.at : end]
             self.at += len(piece)
+            if self.front and end and not (self.in_body or self.size) and self.front.take(self, piece):
+                continue
+            self._unset_keepalive_if_required()
             self.size += len(piece)
             try:
                 if self.size > LARGEST:
@@ -196,6 +224,29 @@ class HttpProtocol(HttpToolsProtocol):
         self.in_body, self.size = False, 0
         self.arrived()
 
+    def reply(self, answer: bytes, *, keep_alive: bool) -> None:
+        """Write an answer, head and body, to the request that the front took."""
+        self.held = False
+        self.transport.write(answer)
+        self.replied = self.loop.time()
+        self.server_state.total_requests += 1
+        if not keep_alive:
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Let a client go that is silent. After a reply the clock runs on, and is looked at when it has run down."""
+        rest = self.replied + self.timeout_keep_alive - self.loop.time()
+        if self.held or rest > 0:
+            wait = self.timeout_keep_alive if self.held else rest
+            self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        if self.held and self.front:
+            self.front.release(self)
+        super().shutdown()
+
     def arrived(self) -> None:
         """Stop the clock of a request."""
         if self.overdue:
@@ -235,6 +286,12 @@ def too_large(*, body: bool) -> Refused:
     return Refused(what, f"the {'body' if body else 'head'} of a request has at most {LARGEST // 1024} KiB")
 
 
+def whole(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, keep_alive: bool = True) -> bytes:
+    """An answer to HTTP/1.1 that has its length or, with 304, no body, to the byte as uvicorn would write it."""
+    lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
+    return b"".join([*lines, b"" if keep_alive else b"connection: close\r\n", b"\r\n", body])
+
+
 class UnframedCycle(RequestResponseCycle):
     """The answer to a client of HTTP/1.0: without a length, its body ends with the connection (RFC 9112, 6.1, 6.3)."""
 
@@ -266,7 +323,31 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if text is None or self.disconnected or self.conn.state is not State.OPEN or self.conn.extensions:
             await super().send(message)  # which also knows what cannot be sent now
         else:
-            self.transport.write(framed(str(text)))
+            self.transport.write(frame_of(str(text)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether a frame that was made for others may be written to it."""
+        return self.handshake_complete and not self.conn.extensions
+
+    async def push(self, frame: bytes) -> None:
+        """Write a frame as it is, once the client has read most of what it was sent before; nothing when it is over."""
+        await self.writable.wait()
+        if frame and not self.disconnected and self.conn.state is State.OPEN:
+            self.transport.write(frame)
+
+    def farewell(self, code: int) -> None:
+        """Say the close by one write, as `send` does; the application hears of it as of a client that has left."""
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            return
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": ""})
+        self.conn.send_close(code)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -314,7 +395,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 @functools.lru_cache(maxsize=1)  # one: the clients of one text follow each other, and a text may be large
-def framed(text: str) -> bytes:
+def frame_of(text: str) -> bytes:
     """The text as one frame of a server (RFC 6455, section 5.2)."""
     return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
 
@@ -405,6 +486,55 @@ def find_transport(scope: Scope, send: Send) -> None:
     transport = getattr(carrier_of(send), "transport", None)  # uvloop's is no asyncio.Transport
     if transport is not None:
         scope[TRANSPORT] = transport
+
+
+def socket_of(transport: Any) -> int:
+    """The descriptor that may be written to in the transport's place, as long as that has nothing unsent; -1: none.
+
+    None has what encrypts, counts or only imitates a connection.
+    """
+    own = type(transport).__module__.partition(".")[0] in ("asyncio", "uvloop")
+    if not own or sys.platform == "win32" or transport.get_extra_info("sslcontext"):
+        return -1
+    descriptor: int = transport.get_extra_info("socket").fileno()
+    return descriptor
+
+
+class Outlet(Protocol):
+    """Who can be written to by many: a transport, and its `socket_of`."""
+
+    transport: Any
+    socket: int
+
+
+Out = TypeVar("Out", bound=Outlet)
+
+
+def write_all(outlets: Iterable[Out], data: bytes, most: int) -> tuple[int, list[Out]]:
+    """Write the same to every transport that is open and has at most `most` bytes unsent.
+
+    How many got it, and who has more unsent. Where nothing is, the data go to the kernel by one call: uvloop's `write`
+    would queue them first, and costs a sixteenth more.
+    """
+    written, slow = 0, list[Out]()
+    for outlet in outlets:
+        transport = outlet.transport
+        if transport.is_closing():
+            continue  # it has left, or is about to learn that it has
+        unsent = transport.get_write_buffer_size()
+        if unsent > most:
+            slow.append(outlet)
+            continue
+        written += 1
+        sent = 0
+        if not unsent and outlet.socket >= 0:
+            try:
+                sent = os.write(outlet.socket, data)
+            except OSError:
+                pass  # it is full, or broken: the transport finds out which
+        if sent < len(data):
+            transport.write(data[sent:])
+    return written, slow
 
 
 class Tap:

@@ -17,7 +17,7 @@ import mimetypes
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -33,6 +33,9 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
+
+if TYPE_CHECKING:
+    from servers.on_uvicorn import Front
 
 PAGES = Path(__file__).parent / "pages"
 SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
@@ -132,10 +135,12 @@ class Service(FastAPI):
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
         self.router.route_class = Route
         self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
-        self.feed, self.source, self.heartbeat = feed, source, heartbeat
+        self.feed, self.path, self.source, self.heartbeat = feed, path, source, heartbeat
         self.filling: asyncio.Task[None] | None = None  # the source, once it was started
         self.on_failure: Callable[[], object] = lambda: None
         self.kept: list[Endpoint] = []
+        self.front: Front | None = None  # what answers the usual requests before it, where uvicorn serves it
+        self.gate: ASGIApp = super().__call__  # what a fast path puts itself before: nothing has wrapped `send` there
         self.closing = Closing(feed)
         self.traffic = traffic or Traffic(model, feed)
         registry = CollectorRegistry()
@@ -180,6 +185,10 @@ class Service(FastAPI):
         async def metrics() -> Response:
             """Requests, held connections, deliveries and resets, in Prometheus' text format."""
             return Response(generate_latest(registry), 200, NO_STORE, CONTENT_TYPE_LATEST)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or the lifespan."""
+        await self.gate(scope, receive, send)
 
     @property
     def failure(self) -> BaseException | None:
@@ -309,8 +318,13 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     assert isinstance(error, Gap)
     assert isinstance(request.app, Service)
-    request.app.traffic.resets += 1
-    return JSONResponse(error.as_dict(), status_code=410, headers=NO_STORE)
+    return gone(error, request.app.traffic)
+
+
+def gone(gap: Gap, traffic: Traffic) -> Response:
+    """The answer of a pull to a cursor that it cannot go on from."""
+    traffic.resets += 1
+    return JSONResponse(gap.as_dict(), status_code=410, headers=NO_STORE)
 
 
 def refuse_two_cursors(request: HTTPConnection) -> None:

@@ -13,8 +13,11 @@ from servers.feed import Feed
 from servers.service import Service, Source, refuse_two_cursors
 
 
-def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None = None) -> Service:
-    """A server that answers at once. `poll_interval` (s) is the pace it asks its clients to keep."""
+def create_app(feed: Feed, *, poll_interval: float = 5.0, fast: bool = False, source: Source | None = None) -> Service:
+    """A server that answers at once. `poll_interval` (s) is the pace it asks its clients to keep.
+
+    `fast`: the same answers, made once for all who ask for them, by servers/fan_out.
+    """
     app = Service("short polling", feed, path="/updates", page="short-polling.html", source=source)
     pace = f"{poll_interval:g}"
 
@@ -22,14 +25,21 @@ def create_app(feed: Feed, *, poll_interval: float = 5.0, source: Source | None 
     async def updates(request: Request, after: str | None = None) -> Response:
         """Everything later than the cursor `after`; without one, an empty list and the cursor of "now"."""
         refuse_two_cursors(request)
-        batch = feed.read(feed.position(after))
+        return answer(feed.position(after), request.headers.getlist("if-none-match"))
+
+    def answer(position: int, if_none_match: list[str]) -> Response:
+        batch = feed.read(position)
         etag = f'"{batch.cursor}"'
         headers = {"ETag": etag, "Cache-Control": "no-cache", "X-Poll-Interval": pace}
-        if not batch.updates and matches(request.headers.getlist("if-none-match"), etag):
+        if not batch.updates and matches(if_none_match, etag):
             return Response(status_code=304, headers=headers)
         app.traffic.delivered += len(batch.updates)
         return Response(batch.body, media_type="application/json", headers=headers)
 
+    if fast:
+        from servers.fan_out.polls import Polls
+
+        app.front = Polls(app, answer)
     return app
 
 

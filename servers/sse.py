@@ -22,15 +22,32 @@ from servers.service import Service, Source, refuse_two_cursors
 HEARTBEAT_COMMENT = ServerSentEvent(comment="heartbeat", sep="\n")
 
 
-def create_app(feed: Feed, *, heartbeat: float = HEARTBEAT, retry: int = 2000, source: Source | None = None) -> Service:
-    """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms."""
+def create_app(
+    feed: Feed,
+    *,
+    heartbeat: float = HEARTBEAT,
+    retry: int = 2000,
+    fast: bool = False,
+    source: Source | None = None,
+) -> Service:
+    """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms.
+
+    `fast`: the same stream by servers/fan_out.
+    """
     app = Service("SSE", feed, path="/events", page="sse.html", heartbeat=heartbeat, source=source)
+    if fast:
+        from servers.fan_out import FanOut
+
+        fan_out = FanOut(app, heartbeat=heartbeat, retry=retry, coalesce=False)
+        fan_out.stands_before(app)
 
     @app.get("/events", response_class=EventSourceResponse)
     async def events(request: Request, after: str | None = None) -> Response:
         """Every update later than the cursor, as it comes; Last-Event-ID wins over `after`."""
         refuse_two_cursors(request)
         opening = feed.opening(after, request.headers.get("last-event-id"))
+        if fast:
+            return fan_out.stream(opening)
 
         async def stream() -> AsyncIterator[bytes]:
             yield f"retry: {retry}\n\n".encode() + encode(opening)

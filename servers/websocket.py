@@ -13,7 +13,7 @@ rules; a refusal before the handshake is HTTP 403. CORS does not protect WebSock
 import asyncio
 import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -27,28 +27,43 @@ LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, whil
 
 
 def create_app(
-    feed: Feed, *, allow_origins: Collection[str] = (), heartbeat: float = HEARTBEAT, source: Source | None = None
+    feed: Feed,
+    *,
+    allow_origins: Collection[str] = (),
+    heartbeat: float = HEARTBEAT,
+    fast: bool = False,
+    source: Source | None = None,
 ) -> Service:
     """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example".
 
-    A client that is silent is pinged each `heartbeat` (s), by what serves this.
+    A client that is silent is pinged each `heartbeat` (s), by what serves this. `fast`: the same messages, each made
+    once for all who want everything, by servers/fan_out.
     """
     app = Service("WebSocket", feed, path="/ws", page="websocket.html", heartbeat=heartbeat, source=source)
 
     @app.websocket("/ws")
     async def updates(socket: WebSocket, after: str | None = None) -> None:
+        if opening := await accepted(socket, after):
+            connection = Connection(app, socket, opening.position)
+            await connection.run(connection.greet(opening))
+
+    async def accepted(socket: WebSocket, after: str | None) -> Batch | Gap | None:
         try:
             refuse_two_cursors(socket)
             opening = feed.opening(after)
         except BadCursor as error:
             await socket.close(POLICY_VIOLATION, str(error))
-            return
+            return None
         if not admitted(socket, allow_origins):
             await socket.close(POLICY_VIOLATION, "foreign origin")
-            return
+            return None
         await socket.accept()
-        await Connection(app, socket, opening.position).run(opening)
+        return opening
 
+    if fast:
+        from servers.fan_out.sockets import SocketFanOut
+
+        SocketFanOut(app, accepted).stands_before(app)
     return app
 
 
@@ -65,11 +80,11 @@ class Connection:
         self.prefixes: tuple[str, ...] = ("",)  # every path starts with ""
         self.turn = asyncio.Lock()  # a filter and the messages that obey it keep their order
 
-    async def run(self, opening: Batch | Gap) -> None:
-        """Serve until the client leaves or breaks the rules, or the server closes."""
+    async def run(self, beginning: Awaitable[None]) -> None:
+        """Begin, and serve until the client leaves or breaks the rules, or the server closes."""
         try:
             async with asyncio.TaskGroup() as both_ways:
-                await self.greet(opening)
+                await beginning
                 both_ways.create_task(self.send_updates())
                 await self.obey_filters()
         except* BrokenRules as broken:
@@ -81,7 +96,7 @@ class Connection:
         if isinstance(opening, Gap):
             await self.send(opening)
         else:
-            await self.socket.send_text(json.dumps({"type": "hello", "cursor": opening.cursor}))
+            await self.socket.send_text(hello_message(opening))
 
     async def send_updates(self) -> None:
         async for news in self.app.feed.follow(self.read, self.app.closing):
@@ -93,7 +108,7 @@ class Connection:
         self.read = news.position
         if isinstance(news, Gap):
             self.app.traffic.resets += 1
-            text = json.dumps({"type": "reset"} | news.as_dict())
+            text = reset_message(news)
         else:
             news = filtered(news, self.prefixes)
             if not news.updates and self.read - self.told < BATCH:
@@ -105,11 +120,14 @@ class Connection:
 
     async def obey_filters(self) -> None:
         while True:
-            number, prefixes = parse_filter(await self.socket.receive())
-            async with self.turn:
-                self.prefixes, self.told = prefixes, self.read
-                cursor = self.app.feed.cursor_at(self.read)
-                await self.socket.send_text(json.dumps({"type": "filtered", "id": number, "cursor": cursor}))
+            await self.obey(await self.socket.receive())
+
+    async def obey(self, message: Mapping[str, Any]) -> None:
+        number, prefixes = parse_filter(message)
+        async with self.turn:
+            self.prefixes, self.told = prefixes, self.read
+            cursor = self.app.feed.cursor_at(self.read)
+            await self.socket.send_text(json.dumps({"type": "filtered", "id": number, "cursor": cursor}))
 
     async def close(self, code: int, reason: str = "") -> None:
         with contextlib.suppress(*LEFT):  # a client that has left needs no farewell
@@ -141,6 +159,16 @@ def admitted(socket: WebSocket, allow_origins: Collection[str]) -> bool:
     """Whether the page that opens this socket may: same host, allowed, or not a page (RFC 6455, section 10.2)."""
     origin, host = socket.headers.get("origin"), socket.headers.get("host")
     return origin is None or origin in allow_origins or origin in (f"http://{host}", f"https://{host}")
+
+
+def hello_message(batch: Batch) -> str:
+    """The first message: {"type": "hello", "cursor": C}."""
+    return json.dumps({"type": "hello", "cursor": batch.cursor})
+
+
+def reset_message(gap: Gap) -> str:
+    """The gap as a message; the client goes on from its cursor."""
+    return json.dumps({"type": "reset"} | gap.as_dict())
 
 
 def updates_message(batch: Batch) -> str:

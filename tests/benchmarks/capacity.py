@@ -80,7 +80,7 @@ async def trial(model: str, rate: float, options: argparse.Namespace) -> tuple[f
     port = free_port()
     async with running(model, port, rate), asyncio.timeout(60 + options.seconds):
         await asyncio.sleep(0.5)
-        audience = Audience(model, True, port)
+        audience = Audience("sse", port)
         try:
             await audience.gather(options.clients)
             await asyncio.sleep(2)

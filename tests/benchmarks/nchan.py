@@ -28,6 +28,13 @@ http {{
       nchan_subscriber eventsource; nchan_channel_id updates; nchan_subscriber_first_message newest;
       nchan_eventsource_event update;
     }}
+    location = /ws {{
+      nchan_subscriber websocket; nchan_channel_id updates; nchan_subscriber_first_message newest;
+    }}
+    location = /updates {{
+      nchan_subscriber longpoll; nchan_channel_id updates; nchan_subscriber_first_message newest;
+      nchan_subscriber_timeout 30;
+    }}
     location = /publish {{ nchan_publisher http; nchan_channel_id updates; nchan_message_buffer_length 100; }}
   }}
 }}

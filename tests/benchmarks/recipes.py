@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
+import uvloop
+import websockets
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from sse_starlette import EventSourceResponse
 
@@ -38,6 +40,7 @@ class ConnectionManager:
 
 
 manager = ConnectionManager()
+sockets: set[websockets.ServerConnection] = set()
 
 
 async def publish() -> None:
@@ -58,6 +61,8 @@ async def publish() -> None:
         for queue in queues:
             queue.put_nowait(update)
         await manager.broadcast(update)
+        if sockets:
+            websockets.broadcast(sockets, json.dumps(update))
 
 
 @asynccontextmanager
@@ -111,12 +116,29 @@ async def updates(after: int | None = None, wait: float = 0) -> dict[str, Any]:
     return {"updates": history[after:], "cursor": len(history)}
 
 
+async def broadcasting() -> None:
+    """The documentation of `websockets`' way to tell many clients the same: one frame for all of them."""
+
+    async def handler(connection: websockets.ServerConnection) -> None:
+        sockets.add(connection)
+        try:
+            await connection.wait_closed()
+        finally:
+            sockets.remove(connection)
+
+    async with websockets.serve(handler, "127.0.0.1", PORT, compression=None):
+        await publish()
+
+
 if __name__ == "__main__":
-    websockets = {"ws": "websockets", "ws-sansio": "websockets-sansio", "ws-deflate": "websockets"}
+    if NAME == "broadcast":
+        uvloop.run(broadcasting())
+        sys.exit()
+    protocols = {"ws": "websockets", "ws-sansio": "websockets-sansio", "ws-deflate": "websockets"}
     uvicorn.run(
         app,
         port=PORT,
         log_level="error",
-        ws=websockets.get(NAME, "auto"),
+        ws=protocols.get(NAME, "auto"),
         ws_per_message_deflate=NAME == "ws-deflate",
     )

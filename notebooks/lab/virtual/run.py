@@ -175,7 +175,8 @@ async def serve(app: App, port: int = 80, host: str = "server", **uvicorn_config
     (`app.closing.close()` or `app.state.closing.close()`, if it has that), and uvicorn stops a tick later.
     Raises VirtualError if the server does not start.
     """
-    options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT)) | uvicorn_config
+    heartbeat, front = getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None)
+    options = uvicorn_options(heartbeat, front) | uvicorn_config
     server = _Server(uvicorn.Config(app, host=host, port=port, **options))  # type: ignore[arg-type]  # App is any ASGI application
     with contextlib.closing(Silence(threading.get_ident())):  # what a black hole makes of a shutdown is no news
         task = asyncio.create_task(server.serve_or_fail(), name=f"server {host}:{port}")

@@ -1,4 +1,4 @@
-"""The fast path of an event stream: encode once, one write for each client and batch, no task woken for any of them.
+"""The fast path of a stream: encode once, one write for each client and batch, no task woken for any of them.
 
     feed ─▶ FanOut.run(), one task ─▶ Batch ─▶ one chunk of bytes ─▶ transport.write() of every client at the head
                                                                  └▶ a client that reads too slowly leaves:
@@ -8,6 +8,9 @@ sse.py serves the same stream, readably; what it pays for that is a coroutine wo
 scope for each client and update. Here four fifths of what is left is the kernel's own write, so the only lever
 beyond that is to write less often: what arrives within WINDOW of the last round is joined, and of several updates
 of one path only the last goes out (its id is its cursor, so a skipped number is no gap).
+
+Here is what all streams have in common, and the event stream. sockets.py is the WebSocket on the same design, polls.py
+both kinds of polling: there an answer is made once, and written to everybody who is held, or asks for it.
 """
 
 import asyncio
@@ -19,13 +22,13 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from servers.feed import BATCH, HEARTBEAT, Batch, Gap
-from servers.on_uvicorn import TRANSPORT
+from servers.on_uvicorn import TRANSPORT, find_transport, socket_of, write_all
 from servers.service import Service
 from servers.sse import reset_block, update_blocks
 
 WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined
 BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
-TURN = 100  # clients written to before others get the loop
+TURN = 250  # clients written to before others get the loop
 HEARTBEAT_BLOCK = b": heartbeat\n\n"
 LAST_CHUNK = b"0\r\n\r\n"  # the end of a chunked body (RFC 9112, section 7.1)
 
@@ -33,12 +36,13 @@ log = logging.getLogger("servers")
 
 
 class Client:
-    """One open stream: everything up to `position` has been written to it. It is made in the task of its response."""
+    """One open event stream: everything up to `position` has been written to it. It is made in its response's task."""
 
-    __slots__ = ("position", "response", "send", "task", "transport")
+    __slots__ = ("position", "response", "send", "socket", "task", "transport")
 
     def __init__(self, transport: asyncio.Transport | None, send: Send, position: int) -> None:
         self.transport, self.send, self.position = transport, send, position
+        self.socket = -1 if transport is None else socket_of(transport)
         self.task: asyncio.Task[None] | None = None  # while it is not on the fast path
         self.response = asyncio.current_task()
 
@@ -53,6 +57,16 @@ class Client:
         """Send by ASGI, which waits first until the client has read most of what it was sent before."""
         await self.send({"type": "http.response.body", "body": block, "more_body": more})
 
+    async def finish(self) -> None:
+        """End the stream behind all that was written, also if that takes its time."""
+        await self.write(b"", more=False)
+
+    def end(self) -> None:
+        """End the stream by one write."""
+        if self.transport:
+            self.transport.write(LAST_CHUNK)
+            self.transport.close()
+
 
 class FanOut:
     """All open streams of one server. `heartbeat` in seconds, `retry` in ms as in sse.py.
@@ -64,10 +78,31 @@ class FanOut:
         self.feed, self.closing, self.traffic = app.feed, app.closing, app.traffic
         self.heartbeat, self.retry, self.coalesce = heartbeat, retry, coalesce
         self.fast: dict[asyncio.Transport, Client] = {}  # by what they are written to
+        self.beat: bytes | None = _chunk(HEARTBEAT_BLOCK)  # what is written after a heartbeat of silence
         self.position = 0
+        self.turn = asyncio.Lock()  # while a round is under way, some clients have been told and some not
         self.spoke = 0.0  # when all on the fast path were last written to (loop time, s)
         self.task: asyncio.Task[None] | None = None
         self._latest = (0, 0), Batch((), 0, "")  # the last stretch that was read
+
+    def stands_before(self, app: Service) -> None:
+        """Find each connection's transport, before anything wraps `send`."""
+        behind = app.gate
+
+        async def gate(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                find_transport(scope, send)
+            await behind(scope, receive, send)
+
+        app.gate = gate
+
+    def encoded(self, news: Batch | Gap) -> bytes:
+        """The news as one client's stream has them."""
+        return reset_block(news) if isinstance(news, Gap) else news.encoded(update_blocks)
+
+    def framed(self, news: Batch | Gap) -> bytes:
+        """The news as they go to a transport."""
+        return _chunk(self.encoded(news))
 
     def stream(self, opening: Batch | Gap) -> Response:
         """The response that follows the feed from there."""
@@ -76,13 +111,13 @@ class FanOut:
     def admit(self, client: Client) -> None:
         """Serve a client whose response has begun."""
         if client.transport is None:
-            client.task = _start(self.serve_alone(client), client.break_off)
+            client.task = start(self.serve_alone(client), client.break_off)
             return
         self.revive()
         if client.position == self.position and not self.closing.is_set():
             self.fast[client.transport] = client
         else:
-            client.task = _start(self.catch_up(client), client.break_off)
+            client.task = start(self.catch_up(client), client.break_off)
 
     def dismiss(self, client: Client) -> None:
         """Forget a client that has left."""
@@ -97,7 +132,7 @@ class FanOut:
         """Have the feed followed for the fast path, from its head on, if nobody does."""
         if self.task is None or self.task.done():
             self.position = self.feed.head
-            self.task = _start(self.run(), self.break_off)
+            self.task = start(self.run(), self.break_off)
 
     def break_off(self) -> None:
         """The fast path has failed: no stream on it may stay open, and silent."""
@@ -111,10 +146,10 @@ class FanOut:
         self.spoke = loop.time()
         while not self.closing.is_set():
             try:
-                async with asyncio.timeout_at(self.spoke + self.heartbeat):
+                async with asyncio.timeout_at(self.spoke + self.heartbeat if self.beat else None):
                     await self.feed.wait(self.position, self.closing)
             except TimeoutError:
-                await self.write(_chunk(HEARTBEAT_BLOCK), self.position)
+                await self.write(self.beat or b"", self.position)
                 continue
             if self.feed.head == self.position:
                 continue  # it was woken because the server is closing
@@ -122,13 +157,12 @@ class FanOut:
             if pause > 0 and self.feed.head - self.position < BATCH:
                 await asyncio.sleep(pause)
             await self.round()
-        for transport in tuple(self.fast):
+        for transport, client in tuple(self.fast.items()):
             if transport.get_write_buffer_size() > BACKLOG:
                 self.leave(transport, self.position)  # to end it takes a send that may have to wait
             else:
                 del self.fast[transport]
-                transport.write(LAST_CHUNK)
-                transport.close()
+                client.end()
 
     async def round(self) -> None:
         """Write what is new, once for all."""
@@ -137,35 +171,30 @@ class FanOut:
             news = self.read(before, self.feed.head)
         except Gap as gap:
             self.position = gap.position  # who comes while this round is under way stands behind it
-            self.traffic.resets += await self.write(_chunk(reset_block(gap)), before)
+            self.traffic.resets += await self.write(self.framed(gap), before)
         else:
             self.position = news.position
-            chunk = _chunk(news.encoded(update_blocks))
-            self.traffic.delivered += len(news.updates) * await self.write(chunk, before)
+            self.traffic.delivered += len(news.updates) * await self.write(self.framed(news), before)
 
     async def write(self, chunk: bytes, before: int) -> int:
         """Write to every client on the fast path, and say to how many; a slow one goes on by itself from `before`."""
         self.spoke = asyncio.get_running_loop().time()
-        written = 0
-        transports = tuple(self.fast)
-        for first in range(0, len(transports), TURN):
-            if first:
-                await asyncio.sleep(0)
-            for transport in transports[first : first + TURN]:
-                if transport.is_closing():
-                    continue  # it has left, or is about to learn that it has
-                if transport.get_write_buffer_size() > BACKLOG:
-                    self.leave(transport, before)
-                else:
-                    transport.write(chunk)
-                    written += 1
+        written, clients = 0, tuple(self.fast.values())
+        async with self.turn:
+            for first in range(0, len(clients), TURN):
+                if first:
+                    await asyncio.sleep(0)
+                told, slow = write_all(clients[first : first + TURN], chunk, BACKLOG)
+                written += told
+                for client in slow:
+                    self.leave(client.transport, before)
         return written
 
-    def leave(self, transport: asyncio.Transport, position: int) -> None:
+    def leave(self, transport: asyncio.Transport | None, position: int) -> None:
         """Let a client go on by itself, unless it was dismissed while others had the loop."""
-        if client := self.fast.pop(transport, None):
+        if transport and (client := self.fast.pop(transport, None)):
             client.position = position
-            client.task = _start(self.catch_up(client), client.break_off)
+            client.task = start(self.catch_up(client), client.break_off)
 
     def read(self, position: int, until: int) -> Batch:
         """What is later than `position`, `until` included, as far as one round goes. Raises Gap."""
@@ -198,7 +227,7 @@ class FanOut:
             else:
                 await self.tell(client, self.position)
         if not client.transport.is_closing():
-            await client.write(b"", more=False)
+            await client.finish()
 
     async def serve_alone(self, client: Client) -> None:
         """Serve a client whose transport is out of reach: behind another server, or by HTTP/1.0."""
@@ -210,22 +239,23 @@ class FanOut:
                 await client.write(HEARTBEAT_BLOCK)
             else:
                 await self.tell(client, self.feed.head)
-        await client.write(b"", more=False)
+        await client.finish()
 
     async def tell(self, client: Client, until: int) -> None:
         """Send one client what it does not know yet, as far as one round goes."""
         if client.position == until:
             return  # it was woken because the server is closing
+        news: Batch | Gap
         try:
             news = self.read(client.position, until)
         except Gap as gap:
-            client.position = gap.position
+            news = gap
+        await client.write(self.encoded(news))
+        client.position = news.position  # last: who is called off while the client reads nothing has not been told
+        if isinstance(news, Gap):
             self.traffic.resets += 1
-            await client.write(reset_block(gap))
         else:
-            client.position = news.position
             self.traffic.delivered += len(news.updates)
-            await client.write(news.encoded(update_blocks))
 
 
 class EventStream(Response):
@@ -277,7 +307,7 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _start(coroutine: Coroutine[Any, Any, None], failed: Callable[[], None]) -> asyncio.Task[None]:
+def start(coroutine: Coroutine[Any, Any, None], failed: Callable[[], None]) -> asyncio.Task[None]:
     """Run a task whose failure is logged, and breaks off what depends on it."""
 
     def ended(task: asyncio.Task[None]) -> None:
