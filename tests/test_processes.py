@@ -168,7 +168,7 @@ def test_an_unknown_model_is_nothing_to_measure() -> None:
     with pytest.raises(ValueError, match=r"^no model is called 'http-streaming': there are "):
         Load("http-streaming", "http://127.0.0.1:80")
     with pytest.raises(ValueError, match=r"^no model is called 'NDJSON': there are "):
-        asyncio.run(measuring.measure(["NDJSON"]))
+        asyncio.run(measuring.look(models=["NDJSON"]))
     with pytest.raises(ValueError, match="host and a port"):
         Load("sse", "http://127.0.0.1")
     for wrong in ({"interval": 0}, {"wait": math.inf}, {"talk": -1}):
@@ -256,7 +256,8 @@ def test_what_comes_out_below_nothing_is_nothing() -> None:
 @on_a_loop
 async def test_measure() -> None:
     """All models are measured in turn, in processes of their own: bytes exactly, CPU time above nothing."""
-    found = await measuring.measure(seconds=0.3, passes=1)
+    passes = [await measuring.look(column, seconds=0.2) for column in (measuring.TEACHING, measuring.LIMIT)]
+    found = measuring.results(passes)
     units = measuring.in_column(found, measuring.TEACHING)
     assert set(units) == set(measuring.in_column(found, measuring.LIMIT)) == {model.name for model in MODELS}
     for each in found:

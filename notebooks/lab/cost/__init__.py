@@ -9,11 +9,13 @@ requirements.py  what a decision depends on
 decision.py      what each model would cost, and which will do at all
 flips.py         where a choice turns
 advice.py        what to build, and why
+trials.py        notebook 05's trials, and what their counts cost
 cases.py         what others chose, and where they say so
 """
 
-from lab.cost.advice import Recommendation, Threshold, recommend
+from lab.cost.advice import Recommendation, Threshold, choice, recommend
 from lab.cost.decision import Decision
+from lab.cost.network import on_the_network
 from lab.cost.requirements import Requirements
 
 __all__ = [
@@ -21,5 +23,7 @@ __all__ = [
     "Recommendation",
     "Requirements",
     "Threshold",
+    "choice",
+    "on_the_network",
     "recommend",
 ]

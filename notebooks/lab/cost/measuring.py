@@ -4,8 +4,8 @@
     models, two passes              least absolute deviations         bootstrap, and what runs differ by
 
 Each window holds its load. What a server uses with nobody there, publishing included, is a term of its own (`idle`),
-so a cost is what *one more* request, delivery, heartbeat or message takes. Memory counts once, on the first ascent:
-what a process has freed it keeps.
+so a cost is what *one more* request, delivery, heartbeat or message takes. Each pass has fresh processes, for what
+one has freed it keeps.
 """
 
 import asyncio
@@ -25,7 +25,6 @@ from servers.feed import HEARTBEAT
 from servers.models import model as find
 
 QUIET = 1e-5  # updates per second: none, while we look
-PASSES = 2
 FAST_BEAT = 1.0  # s between heartbeats where they are measured: who answers no ping for 1.5 of them is given up
 RUNS_DIFFER = 1.35  # the factor by which runs of one machine differ, each way: eleven runs, calm and busy
 MEMORY_DIFFERS = 1.1
@@ -130,44 +129,46 @@ class _Running:
                 clients.close()
 
 
-async def measure(
-    models: Sequence[str] = MODELS,
-    columns: Sequence[str] = (TEACHING, LIMIT),
-    *,
-    seconds: float = 0.4,
-    passes: int = PASSES,
-) -> list[Measured]:
-    """Each model's unit costs in each column, on this machine: about a minute for all.
+async def look(
+    column: str = TEACHING, models: Sequence[str] = MODELS, *, seconds: float = 0.3
+) -> dict[tuple[str, str], tuple[tuple[Window, ...], ...]]:
+    """One pass through the models of a column, in processes started for it: by column and model, windows by setting.
 
-    A column that a model's server does not have is left out. Raises RuntimeError when a connection is lost.
+    A model whose server does not have the column is left out. Raises UnknownModel for what is none, ValueError for one
+    that no load is written for, RuntimeError when a connection is lost.
     """
+    names = [find(each).name for each in models]
+    for name in names:
+        if name not in SETTINGS:
+            raise ValueError(f"there is no load to measure {name} with")
     with ExitStack() as ends:
-        running = [
-            one for column in columns for model in models for one in await _started(ends, column, find(model).name)
-        ]
-        for _ in range(passes):
-            for one in running:
-                await one.look(seconds)
-    found = []
-    for column in columns:
-        for model in (find(each).name for each in models):
-            windows = tuple(tuple(one.seen) for one in running if (one.column, one.model) == (column, model))
-            if windows:
-                found.append(result(model, column, windows))
-    return _borrowed(found)
+        groups = await asyncio.gather(*(_started(ends, column, name) for name in names))
+        for one in itertools.chain(*groups):
+            await one.look(seconds)
+    seen = {name: tuple(tuple(one.seen) for one in group) for name, group in zip(names, groups, strict=True)}
+    return {(column, name): windows for name, windows in seen.items() if windows}
+
+
+def results(passes: Sequence[Mapping[tuple[str, str], tuple[tuple[Window, ...], ...]]]) -> list[Measured]:
+    """Unit costs from several passes."""
+    found: dict[tuple[str, str], tuple[tuple[Window, ...], ...]] = {}
+    for one in passes:
+        for which, windows in one.items():
+            before = found.get(which, tuple(() for _ in windows))
+            found[which] = tuple(a + b for a, b in zip(before, windows, strict=True))
+    return _borrowed([result(model, column, windows) for (column, model), windows in found.items()])
 
 
 async def _started(ends: ExitStack, column: str, model: str) -> list[_Running]:
     """The processes of a model's settings; none if its server has no such column."""
     started = []
     for setting in SETTINGS[model]:
-        options: dict[str, float | bool] = {"rate": setting.rate}
-        if setting.module == "servers":
-            options["fast"] = column == LIMIT
-            if setting.rate != QUIET:
-                options["regular"] = True
-        elif column == LIMIT:
-            continue  # a request up is a route of FastAPI in either column
+        if column == LIMIT and (setting.heartbeat or setting.module != "servers"):
+            continue  # what is not news is the same program in either column
+        options: dict[str, float | bool] = {"rate": setting.rate, "fast": column == LIMIT}
+        options["regular"] = setting.rate != QUIET
+        if setting.module != "servers":
+            options = {"rate": setting.rate}
         if setting.heartbeat:
             options["heartbeat"] = setting.heartbeat
         server = ServerProcess(setting.model or find(model).slug, module=setting.module, **options)
@@ -222,10 +223,11 @@ def _least_absolute(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[n
 
 
 def _memory(ramp: Sequence[Window]) -> Interval:
-    """Bytes a connection, from the first ascent: the first connections load code, and are left out."""
-    few, many = [window for window in ramp if window.connections][:2]
-    slope = (many.memory - few.memory) / (many.connections - few.connections)
-    return _wide(slope, slope, slope, MEMORY_DIFFERS)
+    """Bytes a connection, from each pass's ascent: the first connections load code, and are left out."""
+    used = [window for window in ramp if window.connections]
+    rises = zip(used[::2], used[1::2], strict=True)
+    slopes = [(many.memory - few.memory) / (many.connections - few.connections) for few, many in rises]
+    return _wide(float(np.median(slopes)), min(slopes), max(slopes), MEMORY_DIFFERS)
 
 
 def _wide(value: float, low: float, high: float, runs: float) -> Interval:
@@ -247,6 +249,8 @@ def _units(model: str, windows: Sequence[Sequence[Window]], cpu: Mapping[str, In
         inside = (loaded.down - request.down * loaded.requests) / loaded.deliveries
         return Units(request, Resources(spent["deliveries"], down=inside), held, request)
     delivery = Resources(spent["deliveries"], down=full.down / full.deliveries)
+    if len(windows) == 1:  # heartbeats and messages are measured in the other column: see `_borrowed`
+        return Units(Resources(), delivery, held, Resources())
     beating = next(w for w in windows[1] if w.connections)
     if not beating.beats:
         raise RuntimeError(f"{model}: no heartbeat came while its cost was measured: the machine is too busy")
@@ -262,10 +266,12 @@ def _borrowed(measured: Sequence[Measured]) -> list[Measured]:
     """Where one model's own load does not show a cost, it borrows it from another's of the same column.
 
     An update inside an answer costs a long poll what it costs a poll, so a long poll's request is its slope without
-    it. A message beside a pull or an event stream is a POST, measured beside the teaching stream.
+    it. A message beside a pull or an event stream is a POST, measured beside the teaching stream; and heartbeats and
+    messages are no news, so the fast path has no part in them.
     """
     found = {(each.column, each.model): each.units for each in measured}
-    posted = found[TEACHING, STREAM].message if (TEACHING, STREAM) in found else None
+    taught = {each.model: each.units for each in measured if each.column == TEACHING}
+    posted = taught[STREAM].message if STREAM in taught else None
     done = []
     for each in measured:
         units, poll = each.units, found.get((each.column, SHORT))
@@ -274,6 +280,10 @@ def _borrowed(measured: Sequence[Measured]) -> list[Measured]:
             cpu, down = max(0.0, units.request.cpu - inside.cpu), max(0.0, units.request.down - inside.down)
             alone = Resources(cpu, units.request.up, down)
             units = replace(units, request=alone, delivery=inside)
+        other = taught.get(each.model)
+        if each.column == LIMIT and other and not units.message.up and each.model in (SOCKET, STREAM):
+            quiet = replace(other.held, memory=each.memory.value)
+            units = replace(units, held=quiet, message=other.message)
         if each.model != SOCKET and posted:
             units = replace(units, message=posted)
         done.append(replace(each, units=units))

@@ -71,6 +71,25 @@ def slopes(measured: Sequence[Measured]) -> Picture:
     return picture
 
 
+def unit_costs(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """A table's columns, by model: every unit cost of one column, CPU time and memory with their intervals."""
+    return {each.model: _unit_costs(each) for each in measured}
+
+
+def _unit_costs(each: Measured) -> dict[str, Any]:
+    units, quiet = each.units, each.units.held
+    spent = {f"CPU µs, {name}": _range(found, 1e6) for name, found in each.cpu.items() if name != "idle"}
+    return {
+        **spent,
+        "CPU µs a second, nobody there": f"{1e6 * each.cpu['idle'].value:.3g}",
+        "memory KiB a connection": _range(each.memory, 1 / 1024),
+        "bytes up, down, a request": f"{units.request.up:.0f}, {units.request.down:.0f}",
+        "bytes down, a delivery": f"{units.delivery.down:.0f}",
+        "bytes up, down, a message": f"{units.message.up:.0f}, {units.message.down:.0f}",
+        "bytes both ways, a quiet second": f"{quiet.up + quiet.down:.2g}",
+    }
+
+
 def flip(
     title: str,
     xlabel: str,
@@ -88,15 +107,18 @@ def flip(
     axis = np.geomspace(points[0] / 1.6, points[-1] * 1.6, 200)
     found = "; ".join(f"{name} {counted[name][points[0]]:.3g} then {counted[name][points[-1]]:.3g}" for name in counted)
     alt = f"{ylabel} against {xlabel}; the curves cross at {at:.3g}. VIRTUAL, below and above: {found}."
-    picture, axes = blank(title, xlabel, ylabel, height=3.4, alt=alt)
+    inside = axis[0] <= at <= axis[-1]
+    picture, axes = blank(title if inside else "No flip here: one is cheaper throughout", xlabel, ylabel, height=3.4,
+                          alt=alt)  # fmt: skip
     for name, law in curves.items():
         look = style(name.partition(",")[0])
         line = look.line if name in MODELS else (0, (3.0 * len(axes.lines) + 1, 1))
         axes.loglog(axis, law(axis), color=look.color, linestyle=line, label=name)
         runs = counted.get(name, {})
         axes.plot(list(runs), list(runs.values()), look.marker, color=look.color, markersize=look.size + 2)
-    axes.axvline(at, color=GREY, linewidth=1.2)
-    axes.annotate(f" {at:.3g}", (at, 0.03), xycoords=("data", "axes fraction"), color=INK, weight="bold")
+    if inside:
+        axes.axvline(at, color=GREY, linewidth=1.2)
+        axes.annotate(f" {at:.3g}", (at, 0.03), xycoords=("data", "axes fraction"), color=INK, weight="bold")
     for ticks in (axes.xaxis, axes.yaxis):
         ticks.set_major_formatter(lambda value, _: f"{value:g}")
         low, high = ticks.get_view_interval()
