@@ -46,6 +46,7 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
         ],
     ),
     "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
+    "05_side_by_side": (3, [("gb_down=0.05", "gb_down=0")]),
 }
 AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
 
@@ -316,12 +317,10 @@ RULES: list[Rule] = [
 NOT_YET = {
     "fits_a_page": {
         "02_long_polling",
-        "05_side_by_side",
         "06_file_updates",
     },
     "begins_with_few_names": {
         "02_long_polling",
-        "05_side_by_side",
         "06_file_updates",
         "solutions/03_websockets",
         "solutions/04_server_sent_events",
