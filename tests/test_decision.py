@@ -340,7 +340,7 @@ def test_slopes_draw_every_window() -> None:
     measured = [ramp(model) for model in MODELS]
     picture = maps.slopes(measured)
     low, high = 100 / RUNS_DIFFER, 100 * RUNS_DIFFER
-    assert f"long polling: 100 ({low:.2g} to {high:.2g}) µs of CPU for each of its requests, 32 KiB" in picture.alt
+    assert f"long polling: 100 ({low:.0f} to {high:.0f}) µs of CPU for each of its requests, 32 KiB" in picture.alt
     assert any("waited for a CPU 25% of the time" in text.get_text() for text in picture.texts)
     left, right = picture.axes
     assert len(left.lines) == len(right.lines) == 8

@@ -203,7 +203,7 @@ class _Advisor:
         """Does cost decide?"""
         r, own = decision.requirements, decision.costs[model]
         bill = own * r.clients * MONTH
-        against = f"; {runner_up} {margin:.2g} times as much" if runner_up and own else ""
+        against = f"; {runner_up} {margin:.2f} times as much" if runner_up and own else ""
         yield f"It costs {figure(bill)} a month for {count(r.clients, 'client')}, at the prices given{against}."
         left = [m for m in decision.costs if m != SHORT or not self.often(decision)]
         dear = [m for m in left if self.matters(decision.costs[m], min(decision.costs[n] for n in left), r.clients)]

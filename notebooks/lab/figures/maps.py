@@ -21,6 +21,7 @@ from lab.figures.style import GREY, INK, WIDTH, Picture, blank, style
 from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
+ONE = {"requests": "a request", "deliveries": "a delivery", "beats": "a heartbeat", "messages": "a message up"}
 COLUMNS = 60  # of a map
 
 
@@ -78,10 +79,10 @@ def unit_costs(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
 
 def _unit_costs(each: Measured) -> dict[str, Any]:
     units, quiet = each.units, each.units.held
-    spent = {f"CPU µs, {name}": _range(found, 1e6) for name, found in each.cpu.items() if name != "idle"}
+    spent = {f"CPU µs, {ONE[name]}": _range(found, 1e6) for name, found in each.cpu.items() if name != "idle"}
     return {
         **spent,
-        "CPU µs a second, nobody there": f"{1e6 * each.cpu['idle'].value:.3g}",
+        "CPU µs a second, nobody there": f"{1e6 * each.cpu['idle'].value:,.0f}",
         "memory KiB a connection": _range(each.memory, 1 / 1024),
         "bytes up, down, a request": f"{units.request.up:.0f}, {units.request.down:.0f}",
         "bytes down, a delivery": f"{units.delivery.down:.0f}",
@@ -300,7 +301,12 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
 def _range(interval: Interval, scale: float) -> str:
     """ "24 (18 to 33)"."""
     value, low, high = (scale * number for number in interval)
-    return f"{value:.3g} ({low:.2g} to {high:.2g})"
+    return f"{_short(value)} ({_short(low)} to {_short(high)})"
+
+
+def _short(number: float) -> str:
+    """Two figures, or all before the point."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _few(value: float, _: float) -> str:
