@@ -16,6 +16,7 @@ from pathlib import Path
 from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, token_in, whole
 from servers.background import ServerError, run
 from servers.feed import HEARTBEAT, Feed
+from servers.index import Index
 from servers.models import MODELS, SLUGS, model
 from servers.service import Service, Source
 from servers.sources import play, synthetic_edits, watch
@@ -45,7 +46,9 @@ def parser() -> Parser:
                    help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
     p.add_argument("--fast", action="store_true", help="one of the four models by its fast path, for many clients")
     p.add_argument("--ignore", action="append", default=[], metavar="GLOB",
-                   help="with --watch: leave out .git, '*.tmp', 'build/*.o' (may be repeated)")  # fmt: skip
+                   help="with --watch: leave out .git, '*.tmp', /build/ as git does (may be repeated)")  # fmt: skip
+    p.add_argument("--state", type=Path, metavar="FILE",
+                   help="with --watch: keep the known hashes there, so that a restart reads no file again")  # fmt: skip
     p.add_argument("--max-size", type=whole(0, 2**63), metavar="BYTES", help="with --watch: leave out larger files")
     p.add_argument("--max-connections", type=whole(1, 10**6), metavar="N",
                    help="file-updates: requests and streams at once, one more is 503 (no limit)")  # fmt: skip
@@ -62,8 +65,11 @@ def build(options: argparse.Namespace) -> Service:
     source: Source
     if options.watch:
         limit = math.inf if options.max_size is None else options.max_size
-        tree = Tree(options.watch, limit=limit, ignore=options.ignore)
-        source = functools.partial(watch, feed, tree)
+        index = Index(options.state, options.watch) if options.state else None
+        remembered = index.load() if index else None
+        tree = Tree(options.watch, limit=limit, ignore=options.ignore, remembered=remembered, first_look=False)
+        tree.source = index.source if index else None
+        source = functools.partial(watch, feed, tree, index)
     else:
         edits = synthetic_edits(options.rate, seed=options.seed, payload=options.payload, regular=options.regular)
         source = functools.partial(play, feed, edits)
@@ -90,9 +96,9 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.fast and model(options.model) not in MODELS:
-        raise ValueError("--fast is for the four models: file-updates has no other path")
-    if not options.watch and (options.ignore or options.max_size is not None):
-        raise ValueError("--ignore and --max-size need --watch")
+        raise ValueError("--fast is for the four models; file-updates is on that path already")
+    if not options.watch and (options.ignore or options.state or options.max_size is not None):
+        raise ValueError("--ignore, --state and --max-size need --watch")
     if options.regular and (options.watch or options.model == "demo"):
         raise ValueError("--regular spaces synthetic updates: not with --watch, and the demo has a schedule of its own")
 

@@ -17,11 +17,10 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 Change = Literal["added", "modified", "deleted"]
 Reason = Literal["expired", "epoch"]
-Known = tuple[int | None, str | None]  # a file's size in bytes and its SHA-256
 Encoded = TypeVar("Encoded", bytes, str)
 
 HEARTBEAT = 15.0  # seconds; a client takes 2.5 of them in silence for a dead link
@@ -30,6 +29,15 @@ BATCH_BYTES = 2**18  # bytes of them, beyond which it is full: what one reader c
 CHANGES = get_args(Change)
 TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes an encoder a call
 CURSOR = re.compile(r"([0-9a-z]{1,32})-(0|[1-9][0-9]{0,17})")
+
+
+class Known(NamedTuple):
+    """What a listing says of a file: bytes, SHA-256, Unix time (s) of its last change, and whether it may be run."""
+
+    size: int | None
+    sha256: str | None
+    mtime: float | None = None
+    executable: bool | None = None
 
 
 class BadCursor(ValueError):
@@ -62,7 +70,8 @@ class Update:
     """One change of one file. `json` is its only encoding, made once, when the feed accepts it.
 
     `seq` counts from 1 within an epoch. `size` is in bytes. `published` is Unix time (s); `stamp` is the
-    same moment on `time.perf_counter()` (s), for delays measured in this process, never on the wire.
+    same moment on `time.perf_counter()` (s), for delays measured in this process, never on the wire. `mtime` (Unix
+    time, s) and `executable` are there for a real file only.
     """
 
     seq: int
@@ -73,11 +82,15 @@ class Update:
     sha256: str | None
     published: float
     stamp: float
+    mtime: float | None = None
+    executable: bool | None = None
     json: bytes = field(init=False, repr=False, compare=False)
     content: InitVar[bytes | None] = None
 
     def __post_init__(self, content: bytes | None) -> None:
         known = {"seq": self.seq, "path": self.path, "change": self.change, "size": self.size, "sha256": self.sha256}
+        if self.mtime is not None:
+            known |= {"mtime": self.mtime, "executable": self.executable}
         text = TO_JSON(known)[:-1] + f',"published":{self.published:.6f}'
         if content is not None:
             text += f',"content":"{base64.b64encode(content).decode()}"'
@@ -162,6 +175,7 @@ class Feed:
         if not CURSOR.fullmatch(f"{self.epoch}-0"):
             raise ValueError(f"an epoch is 1 to 32 digits and small letters, not {self.epoch!r}")
         self.history, self.history_bytes = history, history_bytes
+        self.starting: Callable[[], str] | None = None  # until a source can tell what changes: how far it is
         self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones
         self._log: dict[int, Update] = {}
         self._files: dict[str, Known] | None = None  # kept from when a listing is first asked for
@@ -199,18 +213,25 @@ class Feed:
         *,
         size: int | None = None,
         sha256: str | None = None,
+        mtime: float | None = None,
+        executable: bool | None = None,
         content: bytes | None = None,
     ) -> Update:
         """Append an update and wake all readers. Raises ValueError on what no client should ever see."""
         check_path(path)
         if change not in CHANGES:
             raise ValueError(f"a change is one of {', '.join(CHANGES)}, not {change!r}")
-        if change == "deleted" and (size, sha256, content) != (None, None, None):
+        if change == "deleted" and {size, sha256, mtime, executable, content} != {None}:
             raise ValueError("a deleted file has no size, hash or content")
+        if (mtime is None) != (executable is None):
+            raise ValueError("a file's time and its executable bit travel together")
         with self._lock:
             seq = self._head + 1
             published, stamp = round(time.time(), 6), time.perf_counter()
-            update = Update(seq, self.cursor_at(seq), path, change, size, sha256, published, stamp, content)
+            cursor = self.cursor_at(seq)
+            update = Update(
+                seq, cursor, path, change, size, sha256, published, stamp, mtime, executable, content=content
+            )
             self._log[seq] = update
             self._bytes += len(update.json)
             while len(self._log) > self.history or (self._bytes > self.history_bytes and len(self._log) > 1):
@@ -221,13 +242,13 @@ class Feed:
         self.wake()
         return update
 
-    def adopt(self, files: Mapping[str, Known]) -> None:
+    def adopt(self, files: Mapping[str, Known | tuple[int | None, str | None]]) -> None:
         """Take `files` for what stands at the head: what was there before the first update is not published."""
         with self._lock:
-            self._files = dict(files)
+            self._files = {path: Known(*known) for path, known in files.items()}
 
     def listing(self) -> tuple[int, dict[str, Known]]:
-        """The head and the files that stand there, path to size and hash: what all updates, one by one, led to.
+        """The head and the files that stand there, by path: what all updates, one by one, led to.
 
         It is kept from the first call on, or from `adopt`. What the history had lost before that is not in it.
         """
@@ -347,7 +368,7 @@ def note(files: dict[str, Known], update: Update) -> None:
     if update.change == "deleted":
         files.pop(update.path, None)
     else:
-        files[update.path] = update.size, update.sha256
+        files[update.path] = Known(update.size, update.sha256, update.mtime, update.executable)
 
 
 def check_path(path: str) -> None:

@@ -1,33 +1,41 @@
 """File updates, for real use: a directory is watched, its changes are announced over SSE, its files are served.
 
-    client: GET /files          ─▶ {"cursor": C, "files": [{"path", "size", "sha256"}, ...]}   what stands at C
+    client: GET /files          ─▶ {"cursor": C, "files": [{"path", "size", ...}, ...]}   what stands at C
             GET /events?after=C ─▶ what changes from there on, as in sse.py                    list, then watch:
             GET /files/a/b.csv  ─▶ the bytes, and their SHA-256 as the ETag                    nothing is missed
+            POST /bundle        ─▶ many small files in one answer, as a tar archive
 
 The announcement is small and goes to everybody; the bytes are fetched by whom they concern, when it suits, and only
-once. What answers for one file is in downloads.py.
+once. What answers for one file is in downloads.py, for many in bundle.py.
 """
 
 import asyncio
-import json
 from collections.abc import Collection
+from json.encoder import encode_basestring
+from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware import Middleware
 
-from servers.downloads import NOSNIFF, answer, requested_path
+from servers.bundle import Bundle, Wanted
+from servers.downloads import NOSNIFF, Downloads, requested_path
 from servers.fan_out import FanOut
-from servers.feed import HEARTBEAT, Feed, Known
-from servers.guard import Limit, Token
+from servers.feed import HEARTBEAT, TO_JSON, Feed, Known
+from servers.guard import RETRY_AFTER, Limit, Token
 from servers.service import Service, Source, refuse_two_cursors
 from servers.short_polling import matches
 from servers.tree import Tree
 
 FEW = 2000  # files whose listing is encoded on the loop; of more of them, in a thread
-ASKED = ("Authorization", "Cache-Control", "If-None-Match", "If-Range", "Last-Event-ID", "Range")
-SHOWN = ("Accept-Ranges", "Content-Range", "ETag", "Retry-After")
+ASKED = ("Authorization", "Cache-Control", "If-Match", "If-None-Match", "If-Range", "Last-Event-ID", "Range")
+SHOWN = ("Accept-Ranges", "Content-Range", "ETag", "Last-Modified", "Retry-After")
+CONDITIONAL: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The range of its bytes that was asked for"},
+    304: {"description": "It has not changed"},
+    503: {"description": "It is being changed: try again"},
+}
 
 
 class Anything(Convertor[str]):
@@ -45,6 +53,18 @@ class Anything(Convertor[str]):
 
 
 register_url_convertor("anything", Anything())
+
+
+class Binary(Response):
+    """What the documentation says of a file."""
+
+    media_type = "application/octet-stream"
+
+
+class Archive(Response):
+    """What the documentation says of many."""
+
+    media_type = "application/x-tar"
 
 
 class FileUpdates(Service):
@@ -97,26 +117,37 @@ def create_app(
     app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
     app.protect(token, max_connections, allow_origins)
     if tree is not None:
-        feed.adopt({path: (file.size, file.sha256) for path, file in tree.files.items()})
+        feed.adopt({path: file.known for path, file in tree.files.items()})
     feed.listing()  # from now on it is kept, however short the history
-    listing = Listing(feed)
+    listing = Listing(feed, tree.source if tree else None)
+    downloads = Downloads(tree) if tree else None
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
         """What stands at a cursor, in the order of paths; the cursor is the ETag."""
+        if feed.starting:  # half a listing would be taken for all of it
+            raise HTTPException(503, feed.starting(), headers={"Retry-After": RETRY_AFTER})
         cursor, body = await listing.now()
         headers = NOSNIFF | {"ETag": f'"{cursor}"'}
         if matches(request.headers.getlist("if-none-match"), headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(body, media_type="application/json", headers=headers)
 
-    @app.head("/files/{path:anything}", include_in_schema=False)
-    @app.get("/files/{path:anything}", responses={304: {"description": "It has not changed"}})
+    @app.get("/files/{path:anything}", response_class=Binary, responses=CONDITIONAL)
     async def file(request: Request, path: str) -> Response:
         """The bytes of one file, or a range of them; their SHA-256 is the ETag."""
+        if downloads is None:
+            raise HTTPException(404, "this server has news of files, and none of them")
+        return await downloads.answer(requested_path(request), request)
+
+    @app.post("/bundle", response_class=Archive)
+    async def bundle(wanted: Wanted) -> Response:
+        """The small ones of these files in one tar archive, each with its hash; the others are asked for alone."""
         if tree is None:
             raise HTTPException(404, "this server has news of files, and none of them")
-        return await answer(tree, requested_path(request), request)
+        if feed.starting:
+            raise HTTPException(503, feed.starting(), headers={"Retry-After": RETRY_AFTER})
+        return Bundle(tree, wanted.paths)
 
     @app.get("/events")
     async def events(request: Request, after: str | None = None) -> Response:
@@ -128,10 +159,13 @@ def create_app(
 
 
 class Listing:
-    """The listing as JSON, encoded once for a cursor, however many clients ask at once."""
+    """The listing as JSON, encoded once for a cursor, however many clients ask at once.
 
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
+    `source` names the directory for as long as it is known by its index, over restarts.
+    """
+
+    def __init__(self, feed: Feed, source: str | None = None) -> None:
+        self.feed, self.source = feed, source
         self.position, self.body = -1, b""
         self.encoding: asyncio.Task[None] | None = None
 
@@ -146,13 +180,21 @@ class Listing:
 
     async def encode(self) -> None:
         position, files = self.feed.listing()
-        cursor = self.feed.cursor_at(position)
+        head = {"cursor": self.feed.cursor_at(position)} | ({"source": self.source} if self.source else {})
         few = len(files) <= FEW
-        self.body = encoded(cursor, files) if few else await asyncio.to_thread(encoded, cursor, files)
+        self.body = encoded(head, files) if few else await asyncio.to_thread(encoded, head, files)
         self.position = position
 
 
-def encoded(cursor: str, files: dict[str, Known]) -> bytes:
-    """The listing's JSON: {"cursor", "files": [{"path", "size", "sha256"}, ...]}."""
-    known = [{"path": path, "size": size, "sha256": sha256} for path, (size, sha256) in sorted(files.items())]
-    return json.dumps({"cursor": cursor, "files": known}, ensure_ascii=False, separators=(",", ":")).encode()
+def encoded(head: dict[str, str], files: dict[str, Known]) -> bytes:
+    """The listing's JSON: what `head` says, and "files": [{"path", "size", "sha256", "mtime", "executable"}, ...]."""
+    known = ",".join([entry(path, *known) for path, known in sorted(files.items())])
+    return f'{TO_JSON(head)[:-1]},"files":[{known}]}}'.encode()
+
+
+def entry(path: str, size: int | None, sha256: str | None, mtime: float | None, executable: bool | None) -> str:
+    """What the listing says of a file, by hand: an encoder of any objects takes three times as long, and no pause."""
+    if sha256 is None or mtime is None:  # made up
+        return TO_JSON({"path": path, "size": size, "sha256": sha256})
+    name, digest, runs = encode_basestring(path), encode_basestring(sha256), "true" if executable else "false"
+    return f'{{"path":{name},"size":{size},"sha256":{digest},"mtime":{mtime!r},"executable":{runs}}}'

@@ -1,8 +1,9 @@
 """Long polling: the server holds the request until there is news, or until the hold is over.
 
-    client: GET /updates?after=C&wait=30 ─▶ server: holds and waits
-            ◀─ 200 {"updates": [...], "cursor": C'} as soon as there is news, or empty after the hold
-            asks again, at once, from C'
+            ─▶ GET /updates?after=C&wait=30             the server holds it, 30 s at most
+            ◀─ 200 {"updates": [...], "cursor": C'}     as soon as there is news; an empty list after the hold
+            ─▶ GET /updates?after=C'&wait=30            at once, from where the answer ended
+            ◀─ 410 {"reason": ..., "cursor": C}         some are gone: list again
 
 What is published between an answer and the next request is not lost: the cursor remembers (RFC 6202,
 section 2.2, describes the flow).

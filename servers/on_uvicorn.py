@@ -106,6 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, front: Front | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.front = front
+        self.socket = -1  # as of `socket_of`, for the front's answers
         self.held = False  # by the front, which owes an answer
         self.replied = -math.inf  # when the front last answered (loop time, s)
         self.unread, self.at = b"", 0  # what was received, and how much of it was parsed
@@ -116,6 +117,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        if self.front:
+            self.socket = socket_of(transport)
         self.timeout_keep_alive_task = self.loop.call_later(SLOWEST, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -227,7 +230,7 @@ class HttpProtocol(HttpToolsProtocol):
     def reply(self, answer: bytes, *, keep_alive: bool) -> None:
         """Write an answer, head and body, to the request that the front took."""
         self.held = False
-        self.transport.write(answer)
+        write_all((self,), answer, sys.maxsize)
         self.replied = self.loop.time()
         self.server_state.total_requests += 1
         if not keep_alive:

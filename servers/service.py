@@ -201,7 +201,9 @@ class Service(FastAPI):
         """ "ok", or why this server cannot tell what changes: "starting", or its source failed."""
         if self.source and self.filling is None:
             return "starting"
-        return f"the source of updates failed: {told(self.failure)}" if self.failure else "ok"
+        if self.failure:
+            return f"the source of updates failed: {told(self.failure)}"
+        return f"starting: {self.feed.starting()}" if self.feed.starting else "ok"
 
     def add_api_websocket_route(self, path: str, endpoint: Endpoint, *args: Any, **options: Any) -> None:
         """As FastAPI's, but as in `Route`."""

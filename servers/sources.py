@@ -1,31 +1,42 @@
 """What fills a feed: a seeded schedule of synthetic edits, or a real directory that is watched.
 
-    synthetic_edits(rate, seed) ─▶ play(feed, edits)    publishes each edit at its planned time
-    directory ─▶ Tree.scan() ─▶ watch(feed, directory)  publishes what differs from the last scan
+    synthetic_edits(rate, seed) ─▶ play(feed, edits)     publishes each edit at its planned time
+    hints ─▶ Tree.look(names) ─▶ watch(feed, directory)  publishes what differs from what was known
 
 The operating system only *hints* that something changed: its notices come unordered, merged, and for a
-renamed directory without its files. So a hint leads to a scan, and the scan says what really changed.
+renamed directory without its files. So a hint leads to a look, and the look says what really changed.
 """
 
 import asyncio
 import contextlib
+import errno
+import functools
 import hashlib
+import heapq
 import itertools
 import logging
+import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
-
-import watchfiles
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from servers.feed import Change, Feed
+from servers.hints import Hints, hints_of
+from servers.index import Index
 from servers.limits import check_finite, check_whole
-from servers.tree import Edit, Tree, in_utf8
+from servers.tree import FRESH, Abandoned, Edit, File, Replaced, Tree
 
-RESCAN_MS = 5000  # without a hint for so long, the tree is looked at all the same
-DEBOUNCE_MS = 200  # what comes within so long is one hint
-PAUSE = 0.5  # seconds between two looks while the directory is missing, or while the system gives no hints
-LOOKS = 60  # without hints, until the system is asked for them again
-NOT_UTF8 = "Unable to decode path"  # watchfiles, of a name that it cannot tell
+RESCAN = 60.0  # seconds from one sweep of everything to the next, at least: hints say what has changed
+SHARE = 0.005  # of a core that sweeps take
+PAUSE = 0.5  # seconds between two looks while the directory is missing, and at least while the system gives no hints
+BLIND_SHARE = 0.1  # of a core that sweeps take then
+SAVE = 60.0  # seconds from one keeping of the index to the next, at least
+SAY = 2.0  # seconds of a first look, after which a line says how far it is
+SETTLE = 1.2e-9 * FRESH  # seconds that a large file has to be left alone before it is hashed
+PACE = 0.5  # seconds from one hashing of a large file to the next, at least
+STEPS = 32  # pieces of a large file that are hashed before it is another's turn
+AT_ONCE = 8  # large files that take turns
 
 log = logging.getLogger("servers")
 
@@ -76,102 +87,328 @@ async def play(feed: Feed, edits: Iterable[Edit]) -> None:
         feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content)
 
 
-async def watch(feed: Feed, tree: Tree) -> None:
+async def watch(feed: Feed, tree: Tree, index: Index | None = None) -> None:
     """Publish what changes in the tree's directory, for ever; what stood there at the first look is not news.
 
-    Each name that has to be left out is counted in `feed.skipped` and named in one log line. While the
-    directory is missing nothing is published; what differs when it is back is.
+    A tree that has not been looked at is, first; meanwhile `feed.starting` says how far that is. Each name that has to
+    be left out is counted in `feed.skipped` and named in one log line. While the directory is missing, or another one
+    without most of its files stands in its place, nothing is published; what differs when it is back is. `index` keeps
+    what is known of the files.
     """
-    hints = Hints()
-    listener: asyncio.Task[None] | None = None
-    listed: Mapping[str, object] = {}
-    named: dict[str, str] = {}
-    missing = tree.abandoned = False
+    loop = asyncio.get_running_loop()
+    watcher = Watcher(feed, tree, index, lambda *line: loop.call_soon_threadsafe(functools.partial(log.warning, *line)))
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end(error: BaseException | None) -> None:
+        if error:
+            over.set_exception(error)
+        else:
+            over.set_result(None)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            watcher.run()
+        except BaseException as failed:
+            error = failed
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(end, error)
+
+    tree.abandoned = False
+    if not tree.looked:
+        feed.starting = watcher.progress
+    threading.Thread(target=run, name=f"watch of {tree.directory}", daemon=True).start()
     try:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                if missing:
-                    await asyncio.sleep(PAUSE)
-                elif listener is None or listener.done() or listed != tree.directories:
-                    if listener is not None:
-                        listener.cancel()
-                    listed = tree.directories
-                    listener = group.create_task(hints.listen(listed))
-                    await asyncio.sleep(0)  # it listens before the scan that follows: nothing falls in between
-                else:
-                    await hints.came.wait()
-                hints.came.clear()
-                try:
-                    edits = await asyncio.to_thread(tree.scan)
-                except OSError as error:
-                    if not missing:
-                        log.warning("%s cannot be read (%s): waiting for it", tree.directory, error.strerror)
-                    missing, listed = True, {}  # it may come back as another: listen anew
-                    continue
-                missing = False
-                for name, reason in tree.skipped.items():
-                    if named.get(name) != reason:
-                        log.warning("left out %s: %s", name, reason)
-                        feed.skipped += 1
-                named = tree.skipped
-                for edit in edits:
-                    feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+        say_at = SAY
+        while not over.done():
+            await asyncio.wait({over}, timeout=say_at if feed.starting else None)
+            if feed.starting:
+                log.warning("%s", feed.starting())
+                say_at = 5 * SAY
+        over.result()
     finally:
         tree.abandoned = True  # a thread cannot be cancelled: one that hashes a huge file ends at the next chunk
+        watcher.hints.wake()
+        await asyncio.wait({over})
 
 
-class Hints:
-    """Says when to look again: `came` is set when something may have changed, and every RESCAN_MS in any case.
+class Watcher:
+    """Looks, in a thread of its own, at what hints name; at everything now and then; and publishes what has changed.
 
-    Whatever the system, or the library that hears it, cannot do ends no watch: then the clock hints instead, and one
-    line says why.
+    A full sweep gives way to hints, and its pace is such that it takes no more than SHARE of a core. Large files are
+    hashed by another thread, and announced when they are known.
     """
 
-    def __init__(self) -> None:
-        self.came = asyncio.Event()
-        self.said = ""  # why the system gives none
+    def __init__(self, feed: Feed, tree: Tree, index: Index | None, say: Callable[..., object]) -> None:
+        self.feed, self.tree, self.index, self.say = feed, tree, index, say
+        self.hints = hints_of(tree)
+        self.apart = Apart(tree, self.hints)
+        self.named: dict[str, str] = {}  # what was left out, and why
+        self.said = ""  # why the system gives no hints
+        self.held: type[OSError] | None = None  # what keeps it from looking
+        self.sweeping: Iterator[list[Edit]] | None = None
+        self.sweep_at = self.cost = 0.0
+        self.saved, self.changed = time.monotonic(), False
+        self.again: list[tuple[float, str]] = []  # a heap: when to look at what again
+        self.rng = random.Random()
 
-    async def listen(self, directories: Collection[str]) -> None:
-        """Hint until other directories have to be listened to, or the same ones anew."""
+    def progress(self) -> str:
+        """How far the first look is."""
+        if self.held is Emptied:
+            return f"{self.tree.directory} is empty: waiting for its files"
+        seen, read = self.tree.counted, self.tree.read_bytes / 1e6
+        return f"first look at {self.tree.directory}: {seen:,} files, {read:,.0f} MB read so far"
+
+    def run(self) -> None:
+        """Watch until the tree is abandoned."""
+        self.tree.listener = self.hints
         try:
-            await self.hear([name for each in directories if (name := in_utf8(each)) is not None])
-        except Exception as error:  # of any kind: a watch that ends leaves a server that has no news, and looks well
-            while isinstance(error, ExceptionGroup):  # watchfiles' own tasks put it into groups
-                error = error.exceptions[0]
-            if isinstance(error, FileNotFoundError):
-                await asyncio.sleep(PAUSE)  # one is gone already: the next scan says which
-            elif NOT_UTF8 in str(error):
-                await asyncio.sleep(DEBOUNCE_MS / 1000)  # the next scan names it, and what else came with it
-            else:
-                await self.by_the_clock(str(error) or repr(error))
-        self.came.set()
+            if not self.tree.looked:
+                self.first_look()
+                self.sweep_at = time.monotonic() + self.pace()
+            self.tree.apart = []
+            self.apart.start()
+            while not self.tree.abandoned:
+                self.turn()
+        except Abandoned:
+            pass
+        finally:
+            self.tree.abandoned, self.tree.listener, self.tree.apart = True, None, None
+            self.apart.close()
+            self.hints.close()
+            if self.changed:
+                self.save()
 
-    async def hear(self, names: Collection[str]) -> None:
-        """Hint as the system says. Each directory is watched by itself: a recursive watch would follow links out of
-        the tree, and where a name is not UTF-8 there is no file to announce.
-        """
-        if not names:
-            raise ValueError("the path of the directory is not UTF-8")
-        changes = watchfiles.awatch(
-            *names,
-            recursive=False,
-            watch_filter=None,
-            step=20,
-            debounce=DEBOUNCE_MS,
-            rust_timeout=RESCAN_MS,
-            yield_on_timeout=True,
-        )
-        async with contextlib.aclosing(changes):
-            async for some in changes:
-                self.came.set()
-                if any(kind is not watchfiles.Change.modified and name in names for kind, name in some):
+    def first_look(self) -> None:
+        """Know what stands there. A directory that was not empty when the index was kept is waited for if it is now."""
+        remembered = self.tree.remembered
+        while True:
+            began = time.thread_time()
+            self.tree.counted, self.tree.remembered = 0, remembered
+            try:
+                self.tree.scan()
+                if self.tree.files or not remembered:
+                    break
+                self.tree.looked = False
+                raise Emptied(errno.ENODATA, f"it is empty, and had {len(remembered):,} files: is it mounted?")
+            except OSError as error:
+                self.hold(error)
+            self.hints.wait(PAUSE)
+            if self.tree.abandoned:
+                raise Abandoned
+        self.cost, self.held, self.changed = time.thread_time() - began, None, True
+        self.feed.adopt({path: file.known for path, file in self.tree.files.items()})
+        self.feed.starting = None
+        self.tell([])
+
+    def turn(self) -> None:
+        """Wait for a hint, or for what is due, and look."""
+        now = time.monotonic()
+        due = [self.sweep_at, *(at for at, _ in self.again[:1])]
+        names, lost = self.hints.wait(0 if self.sweeping else min(due) - now)
+        if self.tree.abandoned:
+            return
+        try:
+            if self.held:
+                if time.monotonic() >= self.sweep_at:
+                    self.recover()
+                return
+            if lost or "" in names:  # of the directory itself there is nothing else to be told
+                self.hints.anew(lost=lost)
+                self.sweep_at = 0.0  # the one that is under way may have passed
+            now = time.monotonic()
+            while self.again and self.again[0][0] <= now:
+                names.append(heapq.heappop(self.again)[1])
+            for name, result in self.apart.results():
+                self.tell(self.tree.hashed(name, result))
+            if names := [name for name in names if name]:
+                self.tell(self.tree.look(names))
+            self.sweep()
+        except OSError as error:
+            self.hold(error)
+
+    def sweep(self) -> None:
+        """Begin the next sweep when it is time, and do a slice of it."""
+        began = time.thread_time()
+        if self.sweeping is None:
+            if time.monotonic() < self.sweep_at:
+                return
+            self.hints.anew()
+            self.sweeping, self.cost, self.sweep_at = self.tree.sweep(), 0.0, math.inf
+        edits = next(self.sweeping, None)
+        self.cost += time.thread_time() - began
+        if edits is not None:
+            self.tell(edits)
+            return
+        self.sweeping = None
+        pace = self.pace()
+        self.sweep_at = min(self.sweep_at, time.monotonic() + pace)
+        if self.hints.blind and self.hints.blind != self.said:
+            self.say("no hints from the system (%s): looking every %.1f s instead", self.hints.blind, pace)
+        self.said = self.hints.blind
+        if self.index and self.changed and time.monotonic() > self.saved + SAVE:
+            self.save()
+
+    def pace(self) -> float:
+        """Seconds from one sweep to the next, never the same for long: several servers do not keep step."""
+        least, share = (PAUSE, BLIND_SHARE) if self.hints.blind else (RESCAN, SHARE)
+        return max(least, self.cost / share) * self.rng.uniform(0.8, 1.2)
+
+    def recover(self) -> None:
+        """Look whether the directory is there again."""
+        self.hints.anew(lost=True)
+        began = time.thread_time()
+        try:
+            edits = self.tree.scan()
+        except OSError as error:
+            self.hold(error, time.thread_time() - began)
+        else:
+            self.cost, self.held = time.thread_time() - began, None
+            self.sweep_at = time.monotonic() + self.pace()
+            self.tell(edits)
+
+    def hold(self, error: OSError, cost: float = 0.0) -> None:
+        """Publish nothing until the directory is as it was; say so once."""
+        if self.held is not type(error):
+            reason = error.strerror or str(error)
+            why = f"{reason}; nothing is published" if isinstance(error, Replaced | Emptied) else reason
+            self.say("%s cannot be read (%s): waiting for it", self.tree.directory, why)
+        self.held, self.sweeping = type(error), None
+        self.sweep_at = time.monotonic() + max(PAUSE, cost / BLIND_SHARE)
+
+    def tell(self, edits: list[Edit]) -> None:
+        """Publish these, name what was left out, and note what is to be looked at again."""
+        for edit in edits:
+            self.feed.publish(
+                *(edit.path, edit.change),
+                size=edit.size,
+                sha256=edit.sha256,
+                mtime=edit.mtime,
+                executable=edit.executable,
+            )
+        self.changed = self.changed or bool(edits)
+        for name, reason in self.tree.skipped.items():
+            if self.named.get(name) != reason:
+                self.say("left out %s: %s", name, reason)
+                self.feed.skipped += 1
+                self.named[name] = reason
+        now = time.monotonic()
+        for name, seconds in self.tree.again.items():
+            heapq.heappush(self.again, (now + seconds, name))
+        self.tree.again.clear()
+        if self.tree.apart:
+            self.apart.add(self.tree.apart)
+            self.tree.apart.clear()
+
+    def save(self) -> None:
+        """Keep what is known, if there is a place for it."""
+        if self.index is None:
+            return
+        self.saved, self.changed = time.monotonic(), False
+        try:
+            self.index.save(dict(self.tree.files))
+        except OSError as error:
+            self.say("%s cannot be written: %s", self.index.file, error.strerror)
+
+
+class Emptied(OSError):
+    """A directory that had files when it was last known has none."""
+
+
+class Apart:
+    """Hashes large files in a thread of its own, several in turn, so that a huge one keeps nobody waiting.
+
+    One that is written to all the time is hashed every PACE seconds at most, and for a tenth of the time at most.
+    """
+
+    def __init__(self, tree: Tree, hints: Hints) -> None:
+        self.tree, self.hints = tree, hints
+        self._change = threading.Condition()
+        self._due: dict[str, float] = {}
+        self._rest: dict[str, float] = {}  # until when a file is left alone
+        self._results: list[tuple[str, File | OSError]] = []
+        self._closed = False
+        self._running: list[tuple[str, Iterator[File | None], float]] = []
+        self._thread = threading.Thread(target=self._run, name=f"hashes of {tree.directory}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; what is being hashed is given up: the tree is abandoned."""
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def add(self, names: Iterable[str]) -> None:
+        """These are to be hashed, once they have been left alone for a moment, or a while has passed."""
+        soon = time.monotonic() + SETTLE
+        with self._change:
+            for name in names:
+                at = max(soon, self._rest.get(name, 0.0))
+                self._due[name] = min(at, self._due.get(name, at))
+            self._change.notify()
+
+    def results(self) -> list[tuple[str, File | OSError]]:
+        """What has become known since this was asked last."""
+        with self._change:
+            results, self._results = self._results, []
+        return results
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                while not self._closed and not self._running and not self._ready():
+                    at = min(self._due.values(), default=math.inf)
+                    self._change.wait(None if at == math.inf else max(at - time.monotonic(), 0.0))
+                if self._closed:
                     return
+                for name in self._ready()[: AT_ONCE - len(self._running)]:
+                    del self._due[name]
+                    self._running.append((name, self.tree.hashing(name), 0.0))
+            name, hashing, took = self._running.pop(0)
+            began = time.monotonic()
+            try:
+                result = self._some(hashing)
+            except Abandoned:
+                return
+            except OSError as error:
+                result = error
+            took += time.monotonic() - began
+            if result is None:
+                self._running.append((name, hashing, took))
+            else:
+                self._done(name, result, took)
 
-    async def by_the_clock(self, reason: str) -> None:
-        """Hint every PAUSE seconds, for a while: then the system may be asked again."""
-        if reason != self.said:
-            log.warning("no hints from the system (%s): looking every %g s instead", reason, PAUSE)
-            self.said = reason
-        for _ in range(LOOKS):
-            await asyncio.sleep(PAUSE)
-            self.came.set()
+    def _some(self, hashing: Iterator[File | None]) -> File | OSError | None:
+        """Some steps of it; None when there are more."""
+        for _ in range(STEPS):
+            try:
+                file = next(hashing)
+            except StopIteration:
+                return OSError(errno.EBUSY, "it changes while it is read")
+            if file is not None:
+                return file
+        return None
+
+    def _done(self, name: str, result: File | OSError, took: float) -> None:
+        now = time.monotonic()
+        with self._change:
+            rest = self._rest[name] = now + max(PACE, 9 * took)
+            if name in self._due:
+                self._due[name] = max(self._due[name], rest)
+            elif isinstance(result, File) and not result.settled:
+                self._due[name] = max(self.tree.sure_at(name), rest)
+            elif isinstance(result, OSError) and result.errno == errno.EBUSY:
+                self._due[name] = rest
+            for each in [each for each, until in self._rest.items() if until < now - 60]:
+                del self._rest[each]
+            self._results.append((name, result))
+        self.hints.wake()
+
+    def _ready(self) -> list[str]:
+        now, running = time.monotonic(), {name for name, *_ in self._running}
+        return [name for name, at in self._due.items() if at <= now and name not in running]

@@ -403,17 +403,13 @@ test_a_right_answer_passes, test_a_wrong_answer_is_told_why, test_no_answer_is_t
 
 # ── all corpora ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-STILL_WITHOUT = {  # notebooks 02, 05 and 06; a check that gets a corpus leaves this list
-    "answers_from_a_cursor",
+STILL_WITHOUT = {  # notebooks 05 and 06; a check that gets a corpus leaves this list
     "break_even",
     "client_frame",
     "cost_per_delivery",
     "crossover",
-    "holds_without_a_hole",
-    "long_polling_client",
     "mirror",
     "polls_fit",
-    "quiet_requests",
     "websocket_client",
 }
 

@@ -13,26 +13,29 @@ import pytest
 
 from lab.virtual import run_virtual
 from servers.__main__ import build, main, parser
-from tests.support import PATIENCE, command, ended, on_a_loop, until, url_of
+from tests.support import PATIENCE, SENTENCE, command, ended, on_a_loop, until, url_of
 from tests.support_feed import READERS, client
 
 
 @pytest.mark.parametrize(
-    ("model", "sign"),
+    ("words", "sign"),
     [
         ("short-polling", signal.SIGINT),
         ("long-polling", signal.SIGTERM),
         ("websocket", signal.SIGINT),
         ("sse", signal.SIGTERM),
+        ("long-polling --fast", signal.SIGINT),
+        ("websocket --fast", signal.SIGTERM),
     ],
 )
-def test_a_watched_directory_is_announced_until_a_signal(model: str, sign: signal.Signals, tmp_path: Path) -> None:
+def test_a_watched_directory_is_announced_until_a_signal(words: str, sign: signal.Signals, tmp_path: Path) -> None:
     """The edits of a real directory reach a client; a signal ends command and open stream cleanly, with status 0."""
     (tmp_path / "there before").write_text("not news")
+    model, *path = words.split()
 
     @on_a_loop
     async def body() -> None:
-        async with command("servers", model, "--port", "0", "--watch", str(tmp_path)) as process:
+        async with command("servers", model, *path, "--port", "0", "--watch", str(tmp_path)) as process:
             url = await url_of(process, model)
             seen: list[tuple[str, str]] = []
 
@@ -167,7 +170,7 @@ async def test_file_updates_serves_what_it_announces_and_leaves_out_what_it_is_t
 
 @on_a_loop
 async def test_ctrl_c_during_the_first_look_is_no_traceback(tmp_path: Path) -> None:
-    """A huge directory takes its time before the server starts; Ctrl-C ends the command then, too."""
+    """A huge directory takes its time before there is a listing; Ctrl-C ends the command then, too."""
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(32 * 2**30)  # takes no space, but a quarter of a minute and more to hash
     async with command("servers", "sse", "--port", "0", "--watch", str(tmp_path)) as process:
@@ -179,8 +182,12 @@ async def test_ctrl_c_during_the_first_look_is_no_traceback(tmp_path: Path) -> N
             return False
 
         await until(hashing)
+        assert process.stdout
+        assert SENTENCE.match((await process.stdout.readline()).decode())
         process.send_signal(signal.SIGINT)
-        assert await ended(process) == (0, "", "")
+        status, _, said = await ended(process)
+        assert status == 0
+        assert "Traceback" not in said
 
 
 @on_a_loop
@@ -232,8 +239,10 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["file-updates", "--max-size", "-1"], "argument --max-size: a whole number from 0 to"),
         (["sse", "--regular", "--watch", "."], "--regular spaces synthetic updates: not with --watch"),
         (["demo", "--regular"], "--regular spaces synthetic updates: not with --watch, and the demo has"),
-        (["file-updates", "--max-size", "9"], "--ignore and --max-size need --watch"),
-        (["file-updates", "--ignore", "*.tmp"], "--ignore and --max-size need --watch"),
+        (["file-updates", "--fast"], "--fast is for the four models"),
+        (["demo", "--fast"], "--fast is for the four models"),
+        (["file-updates", "--max-size", "9"], "--ignore, --state and --max-size need --watch"),
+        (["file-updates", "--ignore", "*.tmp"], "--ignore, --state and --max-size need --watch"),
         (["file-updates", "--token-file", "{file}"], "argument --token-file: {file}: a token is at least 16 printable"),
         (["file-updates", "--token-file", "{file}/x"], "argument --token-file: {file}/x: Not a directory"),
         (["sse", "--seed", "x"], "argument --seed: invalid int value: 'x'"),

@@ -166,7 +166,10 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def tampering_relay(port: int, spoilt: Counter[str]) -> AsyncIterator[str]:
-    """A relay that changes a byte of every third file, or cuts one off and says so; `spoilt` counts it by path."""
+    """A relay that changes a byte of every third file, or cuts one off and says so; `spoilt` counts it by path.
+
+    It knows no bundles, so that each file comes by itself.
+    """
     rng, carried, tasks = random.Random(SEED), 0, set[asyncio.Task[None]]()
 
     async def carry(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
@@ -175,6 +178,10 @@ async def tampering_relay(port: int, spoilt: Counter[str]) -> AsyncIterator[str]
         try:
             while True:
                 request = await client.readuntil(b"\r\n\r\n")
+                if content := re.search(rb"(?i)content-length: (\d+)\r\n", request):
+                    await client.readexactly(int(content[1]))
+                    answers.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                    continue
                 requests.write(request)
                 head = await server.readuntil(b"\r\n\r\n")
                 length = re.search(rb"(?i)content-length: (\d+)\r\n", head)

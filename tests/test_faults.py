@@ -52,6 +52,15 @@ MODELS = {
         lambda url, cursor, retry: clients.sse(url, cursor, heartbeat=HEARTBEAT, retry=retry),
     ),
 }
+MODELS |= {  # the event stream's is in test_fan_out.py
+    "short polling, fast": Model(
+        lambda feed: short_polling.create_app(feed, fast=True), MODELS["short polling"].client
+    ),
+    "long polling, fast": Model(
+        lambda feed: long_polling.create_app(feed, seed=1, fast=True), MODELS["long polling"].client
+    ),
+    "WebSocket, fast": Model(lambda feed: websocket.create_app(feed, fast=True), MODELS["WebSocket"].client),
+}
 
 
 class Stage:
@@ -191,7 +200,7 @@ def test_a_new_log_leads_to_a_reset(name: str) -> None:
     assert_promise(seen, last)
 
 
-@pytest.mark.parametrize("name", ["SSE", "WebSocket"])
+@pytest.mark.parametrize("name", ["SSE", "WebSocket", "WebSocket, fast"])
 def test_a_stream_survives_a_cut_at_every_byte(name: str) -> None:
     """Wherever in the response the connection breaks, the client resumes without a gap and without a duplicate."""
     model, expected = MODELS[name], [1, 2]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from servers import feed as feed_module
-from servers.feed import BATCH_BYTES, BadCursor, Batch, Change, Feed, FutureCursor, Gap, Update, check_path
+from servers.feed import BATCH_BYTES, BadCursor, Batch, Change, Feed, FutureCursor, Gap, Known, Update, check_path
 from servers.service import Closing
 
 LIMIT = 30.0  # seconds until a wait in these tests is given up
@@ -70,6 +70,20 @@ def test_an_update_is_one_json_object_with_exactly_six_decimals_of_time() -> Non
     assert deleted.json.decode() == (
         '{"seq":8,"path":"a","change":"deleted","size":null,"sha256":null,"published":1732305600.123400}'
     )
+
+
+def test_an_update_of_a_real_file_has_its_time_and_executable_bit() -> None:
+    """Both travel, before `published`, or neither; the listing knows them, too, and a deleted file has none."""
+    feed = Feed(epoch="e")
+    update = feed.publish("run.sh", "added", size=1, sha256="ab", mtime=1732305600.25, executable=True)
+    assert b'"sha256":"ab","mtime":1732305600.25,"executable":true,"published":' in update.json
+    assert feed.listing()[1] == {"run.sh": Known(1, "ab", 1732305600.25, True)}
+    assert b"mtime" not in feed.publish("made up", size=1, sha256="ab").json
+    for options in ({"mtime": 1.0}, {"executable": False}):
+        with pytest.raises(ValueError, match="travel together"):
+            feed.publish("a", **options)
+    with pytest.raises(ValueError, match="a deleted file has no"):
+        feed.publish("run.sh", "deleted", mtime=1.0, executable=True)
 
 
 def test_published_is_stamped_once_between_the_call_and_its_return() -> None:
@@ -397,7 +411,7 @@ def test_files_are_remembered_only_where_a_listing_is_asked_for() -> None:
     feed.publish("98", "deleted")
     for number in range(100, 110):
         feed.publish(f"{number}", size=number)
-    assert feed.listing() == (111, {f"{n}": (n, None) for n in (97, 99, *range(100, 110))})
+    assert feed.listing() == (111, {f"{n}": Known(n, None) for n in (97, 99, *range(100, 110))})
 
 
 def test_publishing_from_many_threads_gives_every_update_its_own_number(eager_threads: None) -> None:

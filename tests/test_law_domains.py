@@ -19,6 +19,7 @@ import pytest
 
 from lab import theory
 from lab.theory.long_polling import within_a_batch
+from servers.feed import Feed
 
 CASES = 40
 CYCLES = 2500  # of one case
@@ -282,3 +283,100 @@ def test_an_idle_connection_costs_a_handshake() -> None:
     assert theory.polling_period(6.0, 0.1) == pytest.approx(6.4)
     assert theory.polling_period(6.0, 0.1, keep_alive=75.0) == pytest.approx(6.2)
     assert theory.polling_period(np.array([1.0, 60.0]), 0.1) == pytest.approx([1.2, 60.4])
+
+
+# Where one choice becomes another, against the costs written out, at every place
+
+
+def poisson_requests(mean: float) -> float:
+    """1 + E[N // 500]: the requests that bring N Poisson updates, 500 at a time, until one is not full."""
+    n = np.arange(max(0, int(mean - 12 * math.sqrt(mean) - 20)), int(mean + 12 * math.sqrt(mean) + 40))
+    logs = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, n[-1] + 1)))))
+    return float(1 + (np.exp(n * math.log(mean) - mean - logs[n]) * (n // 500)).sum())
+
+
+def test_a_full_answer_is_asked_for_again_at_once() -> None:
+    """Short polling makes the requests that a client makes which goes on until an answer is not full."""
+    rng = np.random.default_rng(5)
+    for mean in (1.0, 300.0, 440.0, 500.0, 560.0, 1010.0, 3333.0, 9400.0):
+        drawn = 1 + rng.poisson(mean, 40_000) // 500
+        law = theory.polling_answers(mean)
+        assert abs(law - drawn.mean()) < 5 * drawn.std() / 200 + 1e-9 + 1e-2 * (law - 1)
+        assert law == pytest.approx(poisson_requests(mean), rel=3e-3)
+        assert theory.work("short polling", mean / 7, interval=7.0).requests == law / 7
+
+
+def test_more_than_the_history_keeps_is_the_end_of_polling() -> None:
+    """What would be lost is refused; an interval for a budget is short enough; without news it is the budget's."""
+    assert Feed().history == theory.HISTORY
+    with pytest.raises(ValueError, match=r"^with 11000 updates between two polls some are lost: 10,000 are kept$"):
+        theory.work("short polling", 1100.0, interval=10.0)
+    with pytest.raises(ValueError, match=r"^with 600 updates between two answers they do not fit into one \(500\)$"):
+        theory.work("long polling", 6000.0, rtt=0.1)
+    with pytest.raises(ValueError, match=r"^short polling takes an interval: a number above 0$"):
+        theory.work("short polling", 1.0)
+    interval = theory.interval_for(600.0, 0.0, 100.0)
+    assert interval * 100 + 5 * math.sqrt(interval * 100) == pytest.approx(10_000)
+    assert theory.interval_for(95.0, 0.0, 90.0) == theory.interval_for(95.0, 0.0) == 100
+    assert not theory.meets("long polling", 60.0, 6000.0, 0.1)
+    assert not theory.meets("short polling", 600.0, 1e6, 0.1)
+
+
+def test_a_poll_is_cheaper_just_above_the_flip_whatever_the_parameters() -> None:
+    """Intervals to 10 minutes, connections that close after 75 s, full answers: costs cross there, for good."""
+    rng = random.Random(11)
+    places = [float(x) for x in np.geomspace(0.01, 9500, 150)]
+    requests = {x: poisson_requests(x) for x in places}
+    found = {"0": 0, "inf": 0, "below a batch": 0, "above": 0, "closed": 0}
+    for _ in range(400):
+        interval = log_uniform(rng, 0.5, 600)
+        request, inside, pushed = log_uniform(rng, 1, 5000), log_uniform(rng, 0.1, 10), log_uniform(rng, 0.1, 10)
+        poll_held, push_held = (log_uniform(rng, 0.01, 100) * rng.choice((0, 1)) for _ in range(2))
+
+        def push_is_dearer(x: float, asked: float) -> float:
+            poll = request * asked + inside * x + poll_held * min(interval, 75)  # noqa: B023  # called in this round
+            return pushed * x + push_held * interval - poll  # noqa: B023  # as above
+
+        kept = theory.poll_kept(interval, poll_held, push_held)
+        flip = theory.poll_or_push(request, inside, pushed, kept)
+        if math.isinf(flip):
+            assert push_is_dearer(places[-1], requests[places[-1]]) < 0 or pushed < inside
+        else:
+            assert all(push_is_dearer(x, requests[x]) > 0 for x in places if x > 1.01 * flip)
+            if flip:
+                assert push_is_dearer(0.995 * flip, poisson_requests(0.995 * flip)) < 0
+        found["0" if flip == 0 else "inf" if math.isinf(flip) else "below a batch" if flip < 400 else "above"] += 1
+        found["closed"] += interval > 75
+    assert min(found.values()) >= 10, found
+
+
+def test_a_long_poll_is_cheaper_between_its_crossings_whatever_the_parameters() -> None:
+    """One interval, two, none or all: at every place the cheaper is the one that the law names."""
+    rng = random.Random(12)
+    places = np.concatenate(([0.0], np.geomspace(1e-7, 399, 3001)))
+    found = {0: 0, 1: 0, 2: 0}
+    for _ in range(1500):
+        rtt, hold = log_uniform(rng, 0.002, 1), log_uniform(rng, 1, 120)
+        request, inside, saved = log_uniform(rng, 0.1, 100), rng.uniform(0, 5), log_uniform(rng, 0.01, 100)
+        kept = rng.choice((0.0, rng.gauss(0, 1), -rng.uniform(0.5, 2) / (rtt + hold))) * request
+        prices: dict[str, float] = {"rtt": rtt, "hold": hold, "kept": kept}
+        cheaper = theory.long_poll_cheaper(request, inside, inside + saved, **prices)
+        rate = places[1:] / rtt
+        cycle = rtt + np.exp(-rate * rtt) * (1 - np.exp(-rate * hold)) / rate
+        dearer = np.concatenate(([request / (rtt + hold) + kept], request / cycle + kept - saved * rate))
+        named = np.any([(low <= places) & (places < high) for low, high in cheaper], axis=0) if cheaper else places < 0
+        wrong = np.flatnonzero(named != (dearer < 0))
+        ends = np.array([end for interval in cheaper for end in interval])
+        assert all(np.any(np.abs(places[at] - ends) < 0.02 * places[at]) for at in wrong), (prices, cheaper)
+        root = theory.long_poll_or_push(request, inside, inside + saved, **prices)
+        assert root == (cheaper[-1][0] if cheaper and cheaper[-1][1] == math.inf else math.inf)
+        found[len(cheaper)] += 1
+    assert min(found.values()) >= 20, found
+
+
+def test_where_equal_deliveries_leave_the_choice_to_the_rest() -> None:
+    """If a delivery costs the same either way, what is cheaper without news is cheaper whatever comes."""
+    assert theory.poll_or_push(1.0, 2.0, 2.0, kept=-3.0) == 0
+    assert theory.long_poll_or_push(1.0, 2.0, 2.0, rtt=0.1, kept=-1e3) == 0
+    assert theory.stream_or_socket(3.0, 9.0, 2.0, 9.0) == 0
+    assert theory.stream_or_socket(2.0, 9.0, 2.0, 9.0) == math.inf

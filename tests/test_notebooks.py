@@ -46,7 +46,15 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
         ],
     ),
     "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
+    "02_long_polling": (
+        15,
+        [
+            ('"requests per second": 10,', '"requests per second": "ten",'),
+            ("often = 10", "often = 0.1"),
+        ],
+    ),
     "05_side_by_side": (3, [("gb_down=0.05", "gb_down=0")]),
+    "06_file_updates": (10, [('"copy late by push (ms)": 25,', '"copy late by push (ms)": "soon",')]),
 }
 AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
 
@@ -315,16 +323,9 @@ RULES: list[Rule] = [
 ]
 # Notebooks that do not keep a rule yet; one that does must leave its list.
 NOT_YET = {
-    "fits_a_page": {
-        "02_long_polling",
-        "06_file_updates",
-    },
     "begins_with_few_names": {
-        "02_long_polling",
-        "06_file_updates",
         "solutions/03_websockets",
         "solutions/04_server_sent_events",
-        "solutions/06_file_updates",
     },
 }
 

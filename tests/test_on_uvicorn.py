@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import inspect
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from servers import demo, fan_out, file_updates, long_polling, on_uvicorn, short_polling, sse, websocket
 from servers.background import ServerError, serve
+from servers.fan_out import polls, sockets
 from servers.feed import Feed
 from tests.support import Raw, command, ended, frame, loop_of, on_a_loop, tasks_of, unsent, until, url_of
 
@@ -37,21 +39,23 @@ LEANED_ON: dict[str, dict[str, str]] = {
     "servers/on_uvicorn.py": {
         HTTP: "connection_made connection_lost data_received resume_writing on_response_complete on_message_complete"
         " on_headers_complete _start_asgi_task _unset_keepalive_if_required _should_upgrade handle_websocket_upgrade"
-        " timeout_keep_alive_handler timeout_keep_alive_task parser flow cycle scope headers url transport loop",
+        " timeout_keep_alive_handler timeout_keep_alive_task timeout_keep_alive shutdown server_state"
+        " parser flow cycle scope headers url transport loop",
         "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": "send receive scope transport disconnected"
         " message_event response_started response_complete chunked_encoding expected_content_length",
         "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading read_paused write_paused",
         SOCKET: "send data_received pause_writing resume_writing handle_events handle_cont handle_parser_exception"
         " send_receive_event_to_app keepalive_timeout writable disconnected conn transport read_paused close_sent"
-        " handshake_initiated curr_msg_data_type frames",
+        " handshake_initiated handshake_complete curr_msg_data_type frames queue close_timer close_timeout",
         SERVER: "run serve main_loop on_tick startup shutdown should_exit server_state servers started",
-        "uvicorn.server:ServerState": "connections tasks default_headers",
+        "uvicorn.server:ServerState": "connections tasks default_headers total_requests",
+        "uvicorn.protocols.http.httptools_impl:STATUS_LINE": "",
         "uvicorn.config:Config": "get_loop_factory http_protocol_class ws_protocol_class",
         "uvicorn._types:ASGISendEvent": "",
         "uvicorn._types:ASGI3Application": "",
         "httptools:HttpRequestParser": "feed_data get_http_version get_method should_upgrade",
         "websockets.frames:Frame": "serialize",
-        "websockets.server:ServerProtocol": "handshake_exc receive_data send_close state extensions",
+        "websockets.server:ServerProtocol": "handshake_exc receive_data send_close data_to_send state extensions",
         "websockets.protocol:State": "OPEN",
     },
     "servers/service.py": {
@@ -101,13 +105,15 @@ def test_every_method_that_overrides_another_packages_still_does() -> None:
         on_uvicorn.GracefulServer,
     ):
         own = {"data_received", "read_on", "end", "parse", "parse_without_upgrade", "arrived", "too_slow", "refuse"}
-        own |= {"exit", "sweep", "cut_connections"}
+        own |= {"exit", "sweep", "cut_connections", "reply", "plain", "push", "farewell"}
         for name, method in vars(kind).items():
             if inspect.isfunction(method) and name not in own:
                 assert hasattr(kind.__mro__[1], name), f"{kind.__mro__[1]} has no {name}: open servers/on_uvicorn.py"
 
 
-@pytest.mark.parametrize("module", [demo, fan_out, file_updates, long_polling, short_polling, sse, websocket])
+@pytest.mark.parametrize(
+    "module", [demo, fan_out, polls, sockets, file_updates, long_polling, short_polling, sse, websocket]
+)
 def test_no_other_room_of_the_servers_reaches_into_uvicorn(module: ModuleType) -> None:
     """Whoever needs its insides asks this room for them."""
     imported = {
@@ -120,6 +126,8 @@ def test_no_other_room_of_the_servers_reaches_into_uvicorn(module: ModuleType) -
 
 
 # --- what a client sends: size ---
+
+paths = pytest.mark.parametrize("fast", [False, True], ids=["readable", "fast"])
 
 GET = b"GET /updates?after=0 HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -223,23 +231,27 @@ async def test_requests_in_one_segment_are_answered_one_after_the_other_in_order
 # --- number ---
 
 
-@pytest.mark.parametrize("model", ["short-polling", "long-polling", "sse", "file-updates"])
+@pytest.mark.parametrize(
+    "model", ["short-polling", "short-polling-fast", "long-polling", "long-polling-fast", "sse", "file-updates"]
+)
 def test_who_pipelines_and_reads_nothing_waits_in_its_own_kernel(model: str) -> None:
     """However many requests one connection sends, one is under way and one answer is held; others are served."""
     creators: dict[str, tuple[Any, bytes]] = {
-        "short-polling": (short_polling, b"/updates?after=0"),
-        "long-polling": (long_polling, b"/updates?after=0"),
-        "sse": (sse, b"/events?after=0"),
-        "file-updates": (file_updates, b"/files"),
+        "short-polling": (short_polling.create_app, b"/updates?after=e-0"),
+        "short-polling-fast": (functools.partial(short_polling.create_app, fast=True), b"/updates?after=e-0"),
+        "long-polling": (long_polling.create_app, b"/updates?after=e-0"),
+        "long-polling-fast": (functools.partial(long_polling.create_app, fast=True), b"/updates?after=e-0"),
+        "sse": (sse.create_app, b"/events?after=e-0"),
+        "file-updates": (file_updates.create_app, b"/files"),
     }
-    module, path = creators[model]
+    create_app, path = creators[model]
 
     @on_a_loop
     async def body() -> None:
-        feed = Feed()
+        feed = Feed(epoch="e")
         for number in range(100):
             feed.publish(f"{number}", content=bytes(1000))
-        app = module.create_app(feed)
+        app = create_app(feed)
         with serve(app) as server, Raw(server) as client:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.socket.setblocking(False)
@@ -270,10 +282,11 @@ async def stuffed(client: socket.socket, data: bytes) -> int:
     raise AssertionError("it takes everything")
 
 
+@paths
 @on_a_loop
-async def test_pings_of_a_client_that_reads_nothing_are_not_answered_into_memory() -> None:
+async def test_pings_of_a_client_that_reads_nothing_are_not_answered_into_memory(fast: bool) -> None:
     """The pongs fill a buffer, and then the server reads no more; what it keeps is bounded."""
-    app = websocket.create_app(Feed())
+    app = websocket.create_app(Feed(), fast=fast)
     with serve(app) as server, Raw(server) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.send(Raw.HANDSHAKE)
@@ -307,11 +320,12 @@ async def test_empty_fragments_are_not_kept() -> None:
         assert len(connection.frames) <= 3  # type: ignore[union-attr]
 
 
+@paths
 @on_a_loop
-async def test_a_client_that_breaks_the_protocol_while_updates_flow_is_no_error_of_the_server() -> None:
+async def test_a_client_that_breaks_the_protocol_while_updates_flow_is_no_error_of_the_server(fast: bool) -> None:
     """Frames that are none, at full speed: the close says why, and stop() has nothing to raise."""
     feed = Feed()
-    app = websocket.create_app(feed)
+    app = websocket.create_app(feed, fast=fast)
     with serve(app) as server:
         for wrong in (b"\xc1\x80\0\0\0\0", b"\x81\x01x", b"\x83\x80\0\0\0\0", frame(b"x" * 70_000), frame(b"\xff")) * 3:
             with Raw(server) as client:
@@ -361,12 +375,15 @@ async def test_who_does_not_finish_a_request_is_told_and_let_go(monkeypatch: pyt
         dropping.cancel()
 
 
+@paths
 @on_a_loop
-async def test_a_request_that_is_answered_slowly_is_not_called_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_is_answered_slowly_is_not_called_slow(
+    fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The limit is for what the client sends: a held poll, a stream and a kept connection outlast it."""
     monkeypatch.setattr(on_uvicorn, "SLOWEST", 0.2)
     feed = Feed()
-    with serve(long_polling.create_app(feed, jitter=0)) as server, Raw(server) as client:
+    with serve(long_polling.create_app(feed, jitter=0, fast=fast)) as server, Raw(server) as client:
         for _ in range(2):
             client.send(f"GET /updates?after={feed.cursor}&wait=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert status(await client.read_until(b"}")) == 200
@@ -389,13 +406,14 @@ async def test_a_closed_connection_that_is_not_read_is_cut_off(monkeypatch: pyte
         await until(lambda: not server._uvicorn.server_state.connections)
 
 
+@paths
 @on_a_loop
-async def test_a_client_that_resets_leaves_no_timer() -> None:
+async def test_a_client_that_resets_leaves_no_timer(fast: bool) -> None:
     """Hundreds of connections that are reset after an answer leave nothing that the loop would keep for 75 s."""
-    with serve(short_polling.create_app(Feed())) as server:
+    with serve(short_polling.create_app(Feed(epoch="e"), fast=fast)) as server:
         for _ in range(50):
             with Raw(server) as client:
-                client.send(GET)
+                client.send(GET.replace(b"=0", b"=e-0"))
                 await client.read_until(b"cursor")
                 client.reset()
         await until(lambda: not server._uvicorn.server_state.connections)
@@ -445,14 +463,16 @@ def test_silent_connections_do_not_shut_others_out_for_good(tmp_path: Path) -> N
 # --- old and foreign protocols ---
 
 
-@pytest.mark.parametrize("module", [sse, file_updates])
-def test_http_1_0_gets_a_stream_without_framing_whose_end_is_the_connections(module: Any) -> None:
+@pytest.mark.parametrize(
+    "create_app", [sse.create_app, functools.partial(sse.create_app, fast=True), file_updates.create_app]
+)
+def test_http_1_0_gets_a_stream_without_framing_whose_end_is_the_connections(create_app: Any) -> None:
     """An event stream for HTTP/1.0 has no Transfer-Encoding and no chunk sizes (RFC 9112, sections 6.1 and 6.3)."""
 
     @on_a_loop
     async def body() -> None:
         feed = Feed(epoch="e")
-        with serve(module.create_app(feed)) as server, Raw(server) as client:
+        with serve(create_app(feed)) as server, Raw(server) as client:
             client.send(b"GET /events HTTP/1.0\r\n\r\n")
             answer = await client.read_until(b"id: e-0\n\n")
             feed.publish("a")
@@ -481,12 +501,47 @@ async def test_an_upgrade_that_is_not_followed_costs_neither_the_body_nor_what_i
     assert re.findall(rb'"([^"]*)"', answer) == [b"body", b"hello", b"hello"]
 
 
+@paths
 @on_a_loop
-async def test_a_client_that_speaks_before_it_is_upgraded_is_heard() -> None:
+async def test_a_client_that_speaks_before_it_is_upgraded_is_heard(fast: bool) -> None:
     """A first message in the same segment as the handshake is not lost."""
-    with serve(websocket.create_app(Feed())) as server, Raw(server) as client:
+    with serve(websocket.create_app(Feed(), fast=fast)) as server, Raw(server) as client:
         client.send(Raw.HANDSHAKE + frame(json.dumps({"type": "filter", "id": 7, "paths": []}).encode()))
         assert b"hello" in await client.read_until(b'"filtered", "id": 7')
+
+
+# --- one write for many ---
+
+
+@on_a_loop
+async def test_what_counts_or_imitates_a_connection_is_not_written_past() -> None:
+    """Only a plain transport of the loop's own is written to by its descriptor, and then in order and completely."""
+    ends = socket.socketpair()
+    ends[1].setblocking(False)
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.create_connection(asyncio.Protocol, sock=ends[0])
+    counted = list[int]()
+    carrier = type("Carrier", (), {"transport": transport})()
+    tap = on_uvicorn.Tap(carrier, counted.append, counted.append)
+    assert on_uvicorn.socket_of(tap) == -1
+    out = type("Out", (), {"transport": transport, "socket": on_uvicorn.socket_of(transport)})()
+    assert out.socket == ends[0].fileno()
+    expected = received = b""
+    slow = list[Any]()
+    for number in range(1000):
+        chunk = b"%05d" % number * 1000
+        written, slow = on_uvicorn.write_all([out], chunk, 100_000)
+        if not written:
+            break
+        expected += chunk
+    assert slow == [out]
+    while len(received) < len(expected):
+        received += await loop.sock_recv(ends[1], 2**16)
+    assert received == expected
+    transport.abort()
+    assert on_uvicorn.write_all([out], b"late", 100_000) == (0, [])
+    assert protocol
+    ends[1].close()
 
 
 # --- the server ---

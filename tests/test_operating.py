@@ -6,6 +6,7 @@ the unit's ExecStart ◀── HTTP ── a real nginx with the manual's lines 
 import asyncio
 import configparser
 import contextlib
+import io
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from tests.support_mirror import contents, files, sha256, write
 MANUAL = (Path(__file__).parent.parent / "servers" / "README.md").read_text(encoding="utf-8")
 SECTION = MANUAL.partition("\n## Run it for real\n")[2].partition("\n## ")[0]
 TOKEN = "a-token-of-many-characters"
+FAR = "/".join(["日" * 80] * 13)  # a path of some 3 KB, which is 9 KB of %XX
 behind_nginx = pytest.mark.skipif(not nginx.installed(), reason="needs nginx: apt-get install nginx")
 
 
@@ -64,7 +67,7 @@ async def operated(folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """The URL of an nginx as in the manual before the command of the unit, and the directory that is watched."""
     directory, token = folder / "files", folder / "token"
     token.write_text(f"{TOKEN}\n")
-    own = {"/srv/files": directory, "--port 8005": "--port 0", "%d/token": token}
+    own = {"/srv/files": directory, "--port 8005": "--port 0", "%d/token": token, "%S/file-updates": folder}
     _, flag, *run = shlex.split(put(SERVICE["ExecStart"], own))
     assert flag == "-m"
     async with command(*run) as process:
@@ -144,6 +147,7 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path) -> None:
 def test_through_tls_events_come_one_by_one_and_files_in_parts(tmp_path: Path) -> None:
     """Behind the manual's nginx an event arrives while the stream is open; conditions, ranges and token do as ever."""
     write(tmp_path, "files/a.txt", "alpha")
+    write(tmp_path, f"files/{FAR}", "below")
 
     @on_a_loop
     async def body() -> None:
@@ -161,6 +165,11 @@ def test_through_tls_events_come_one_by_one_and_files_in_parts(tmp_path: Path) -
             assert (known.status_code, known.content) == (304, b"")
             part = await http.get("/files/a.txt", headers={"Range": "bytes=1-2"})
             assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"lp", "bytes 1-2/5")
+            far = await http.get(f"/files/{FAR}")
+            assert (far.status_code, far.content) == (200, b"below")
+            bundle = await http.post("/bundle", json={"paths": [FAR, "a.txt"]})
+            with tarfile.open(fileobj=io.BytesIO(bundle.content)) as archive:
+                assert archive.getnames() == [FAR, "a.txt"]
             del http.headers["Authorization"]
             asked = ("/files", "/files/a.txt", "/events", "/metrics", "/", f"/files?token={TOKEN}", "/healthz")
             assert [(await http.get(path)).status_code for path in asked] == [401] * 6 + [200]

@@ -33,7 +33,15 @@ def long(feed: Feed) -> Service:
     return long_polling.create_app(feed, jitter=0)
 
 
-pulls = pytest.mark.parametrize("create_app", [short, long])
+def fast_short(feed: Feed) -> Service:
+    return short_polling.create_app(feed, fast=True)
+
+
+def fast_long(feed: Feed) -> Service:
+    return long_polling.create_app(feed, jitter=0, fast=True)
+
+
+pulls = pytest.mark.parametrize("create_app", [short, long, fast_short, fast_long])
 
 
 def feed_of(count: int, **bounds: int) -> Feed:
@@ -177,7 +185,7 @@ BAD_CURSORS = {
 }
 
 
-@pytest.fixture(scope="module", params=[short, long])
+@pytest.fixture(scope="module", params=[short, long, fast_short, fast_long])
 def refusing(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server whose log stands at 3."""
     with serve(request.param(feed_of(3))) as server:

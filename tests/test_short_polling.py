@@ -21,10 +21,13 @@ def feed_of(count: int) -> Feed:
     return feed
 
 
-@pytest.fixture(scope="module")
-def at_three() -> Iterator[Server]:
+paths = pytest.mark.parametrize("fast", [False, True], ids=["readable", "fast"])
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["readable", "fast"])
+def at_three(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server whose newest update is the third."""
-    with serve(create_app(feed_of(3), poll_interval=2.5)) as server:
+    with serve(create_app(feed_of(3), poll_interval=2.5, fast=request.param)) as server:
         yield server
 
 
@@ -101,12 +104,13 @@ async def test_a_304_has_no_body_and_says_again_what_a_200_says(at_three: Server
         assert answer.headers["x-poll-interval"] == "2.5"
 
 
+@paths
 @on_a_loop
-async def test_a_connection_survives_a_304_and_the_next_answer_has_the_news() -> None:
+async def test_a_connection_survives_a_304_and_the_next_answer_has_the_news(fast: bool) -> None:
     """One connection serves 304, 200, 304 in turn, and the tag follows the cursor."""
     feed = feed_of(3)
     statuses, connections = [], set()
-    with serve(create_app(feed)) as server:
+    with serve(create_app(feed, fast=fast)) as server:
         async with http(server) as client:
             cursor, tag = feed.cursor, TAG
             for publish in (False, True, False):
@@ -122,22 +126,24 @@ async def test_a_connection_survives_a_304_and_the_next_answer_has_the_news() ->
     assert len(connections) == 1
 
 
+@paths
 @on_a_loop
-async def test_a_batch_that_is_not_the_last_has_a_tag_of_its_own() -> None:
+async def test_a_batch_that_is_not_the_last_has_a_tag_of_its_own(fast: bool) -> None:
     """While a client catches up, the tag names where it stands, so no later answer is mistaken for it."""
     feed = feed_of(700)
-    with serve(create_app(feed)) as server:
+    with serve(create_app(feed, fast=fast)) as server:
         async with http(server) as client:
-            answer = await client.get("/updates?after=0", headers={"If-None-Match": f'"{EPOCH}-500"'})
+            answer = await client.get(f"/updates?after={EPOCH}-0", headers={"If-None-Match": f'"{EPOCH}-500"'})
     assert answer.status_code == 200
     assert answer.headers["etag"] == f'"{EPOCH}-500"'
     assert len(answer.json()["updates"]) == 500
 
 
+@paths
 @on_a_loop
-async def test_nothing_is_held() -> None:
+async def test_nothing_is_held(fast: bool) -> None:
     """The answer comes at once, news or not, and the server keeps nothing between two requests."""
-    app = create_app(feed_of(3))
+    app = create_app(feed_of(3), fast=fast)
     with serve(app) as server:
         async with http(server) as client:
             for _ in range(5):

@@ -1,18 +1,27 @@
 """The contract of Server-Sent Events: every byte of the stream, where it begins, and how it ends."""
 
 import asyncio
+import functools
 import json
 import time
+from collections.abc import Callable
 
 import pytest
 
 from lab.clients.event_stream import EventStreamParser
 from servers import models as course
+from servers import sse
 from servers.background import serve
 from servers.feed import Feed
-from servers.sse import create_app
+from servers.service import Service
 from tests.support import PATIENCE, Events, Raw, events, http, loop_of, on_a_loop, tasks_of, unsent, until
 from tests.test_pulls import BAD_CURSORS, EPOCH, NAMES, feed_of
+
+
+@pytest.fixture(params=[False, True], ids=["readable", "fast"])
+def create_app(request: pytest.FixtureRequest) -> Callable[..., Service]:
+    """What makes the server, readable or fast."""
+    return functools.partial(sse.create_app, fast=request.param)
 
 
 def block(feed: Feed, seq: int) -> str:
@@ -22,7 +31,9 @@ def block(feed: Feed, seq: int) -> str:
 
 
 @on_a_loop
-async def test_a_stream_opens_with_retry_and_a_block_that_has_only_the_cursor_of_now() -> None:
+async def test_a_stream_opens_with_retry_and_a_block_that_has_only_the_cursor_of_now(
+    create_app: Callable[..., Service],
+) -> None:
     """A client cut before its first update knows where to resume, and when."""
     with serve(create_app(feed_of(3), retry=1234)) as server:
         async with events(server) as stream:
@@ -35,7 +46,7 @@ async def test_a_stream_opens_with_retry_and_a_block_that_has_only_the_cursor_of
 
 
 @on_a_loop
-async def test_every_update_is_an_event_with_its_cursor_and_its_json() -> None:
+async def test_every_update_is_an_event_with_its_cursor_and_its_json(create_app: Callable[..., Service]) -> None:
     """The bytes are the contract's: event, id, data, and nothing else, with newlines that are newlines."""
     feed = feed_of(3)
     app = create_app(feed)
@@ -53,7 +64,7 @@ async def test_every_update_is_an_event_with_its_cursor_and_its_json() -> None:
 
 
 @on_a_loop
-async def test_names_of_all_kinds_arrive_unchanged() -> None:
+async def test_names_of_all_kinds_arrive_unchanged(create_app: Callable[..., Service]) -> None:
     """A name that looks like the stream's own syntax forges nothing."""
     feed = Feed()
     with serve(create_app(feed)) as server:
@@ -65,7 +76,7 @@ async def test_names_of_all_kinds_arrive_unchanged() -> None:
 
 
 @on_a_loop
-async def test_after_0_and_empty_mean_the_oldest_kept_and_never_a_gap() -> None:
+async def test_after_0_and_empty_mean_the_oldest_kept_and_never_a_gap(create_app: Callable[..., Service]) -> None:
     """Whoever wants all there is gets it, also when the beginning is gone; the opening block says where that is."""
     with serve(create_app(feed_of(10, history=4))) as server:
         for after in ("0", ""):
@@ -76,7 +87,7 @@ async def test_after_0_and_empty_mean_the_oldest_kept_and_never_a_gap() -> None:
 
 
 @on_a_loop
-async def test_a_client_far_behind_catches_up_and_stays_on_the_stream() -> None:
+async def test_a_client_far_behind_catches_up_and_stays_on_the_stream(create_app: Callable[..., Service]) -> None:
     """More updates than a batch holds come in order, each once, and then the news."""
     feed = feed_of(1201)
     with serve(create_app(feed)) as server:
@@ -89,7 +100,7 @@ async def test_a_client_far_behind_catches_up_and_stays_on_the_stream() -> None:
 
 
 @on_a_loop
-async def test_last_event_id_wins_over_after() -> None:
+async def test_last_event_id_wins_over_after(create_app: Callable[..., Service]) -> None:
     """A browser that reconnects repeats the old URL: its header knows more; an empty one says nothing."""
     with serve(create_app(feed_of(5))) as server:
         for headers, after, first in (
@@ -111,7 +122,9 @@ async def test_last_event_id_wins_over_after() -> None:
     [(f"{EPOCH}-5", "expired"), ("0ther-8", "epoch"), (f"{EPOCH}-11", "epoch")],
 )
 @on_a_loop
-async def test_a_gap_is_a_reset_event_and_the_stream_goes_on_from_its_id(cursor: str, reason: str) -> None:
+async def test_a_gap_is_a_reset_event_and_the_stream_goes_on_from_its_id(
+    create_app: Callable[..., Service], cursor: str, reason: str
+) -> None:
     """Expired, of another epoch or of this one's future: the client is told at once, in the place of the opening id."""
     feed = feed_of(10, history=4)
     app = create_app(feed)
@@ -127,7 +140,7 @@ async def test_a_gap_is_a_reset_event_and_the_stream_goes_on_from_its_id(cursor:
 
 
 @on_a_loop
-async def test_a_stream_that_falls_off_the_history_is_reset_and_goes_on() -> None:
+async def test_a_stream_that_falls_off_the_history_is_reset_and_goes_on(create_app: Callable[..., Service]) -> None:
     """Three updates published at once into a history of two are a gap, never a hole."""
     feed = Feed(history=2)
     with serve(create_app(feed)) as server:
@@ -147,7 +160,7 @@ async def test_a_stream_that_falls_off_the_history_is_reset_and_goes_on() -> Non
 
 
 @on_a_loop
-async def test_a_malformed_cursor_is_refused_in_one_sentence() -> None:
+async def test_a_malformed_cursor_is_refused_in_one_sentence(create_app: Callable[..., Service]) -> None:
     """In the query it is a 400, not a stream; only the future of this epoch is a reset."""
     with serve(create_app(feed_of(3))) as server:
         async with http(server) as client:
@@ -184,7 +197,7 @@ async def test_a_foreign_last_event_id_is_a_reset(model: str) -> None:
 
 
 @on_a_loop
-async def test_a_heartbeat_comment_comes_at_its_interval() -> None:
+async def test_a_heartbeat_comment_comes_at_its_interval(create_app: Callable[..., Service]) -> None:
     """In silence there is a comment each heartbeat, never earlier, and a client's parser sees nothing of it."""
     feed = Feed()
     with serve(create_app(feed, heartbeat=0.2)) as server:
@@ -202,7 +215,7 @@ async def test_a_heartbeat_comment_comes_at_its_interval() -> None:
 
 
 @on_a_loop
-async def test_without_a_heartbeat_due_there_is_silence() -> None:
+async def test_without_a_heartbeat_due_there_is_silence(create_app: Callable[..., Service]) -> None:
     """The default interval is 15 s: an idle stream says nothing before."""
     feed = Feed()
     with serve(create_app(feed)) as server:
@@ -215,7 +228,9 @@ async def test_without_a_heartbeat_due_there_is_silence() -> None:
 
 @pytest.mark.parametrize("leave", ["closes", "resets"])
 @on_a_loop
-async def test_a_silent_client_that_leaves_frees_its_slot_at_once(leave: str) -> None:
+async def test_a_silent_client_that_leaves_frees_its_slot_at_once(
+    create_app: Callable[..., Service], leave: str
+) -> None:
     """Nothing is published and no heartbeat is due: the server notices all the same, and no task stays."""
     app = create_app(Feed())
     with serve(app) as server:
@@ -247,7 +262,9 @@ async def overtake(feed: Feed, fast: Events, count: int) -> None:
 
 
 @on_a_loop
-async def test_a_client_that_stops_reading_stops_nobody_and_is_reset_when_it_reads_on() -> None:
+async def test_a_client_that_stops_reading_stops_nobody_and_is_reset_when_it_reads_on(
+    create_app: Callable[..., Service],
+) -> None:
     """The others get everything in time; the server keeps a bounded amount for the slow one; it never gets a hole."""
     feed = Feed(history=20)
     app = create_app(feed)
@@ -276,7 +293,9 @@ async def test_a_client_that_stops_reading_stops_nobody_and_is_reset_when_it_rea
 
 
 @on_a_loop
-async def test_a_client_that_stops_reading_gets_everything_that_the_history_still_holds() -> None:
+async def test_a_client_that_stops_reading_gets_everything_that_the_history_still_holds(
+    create_app: Callable[..., Service],
+) -> None:
     """Its cursor waits for it, and so does the log."""
     feed = Feed()
     with serve(create_app(feed)) as server:
@@ -289,7 +308,7 @@ async def test_a_client_that_stops_reading_gets_everything_that_the_history_stil
 
 
 @on_a_loop
-async def test_a_client_that_leaves_without_having_read_frees_its_slot() -> None:
+async def test_a_client_that_leaves_without_having_read_frees_its_slot(create_app: Callable[..., Service]) -> None:
     """Also with a full buffer between them."""
     feed = Feed()
     app = create_app(feed)
@@ -306,7 +325,9 @@ async def test_a_client_that_leaves_without_having_read_frees_its_slot() -> None
 
 
 @on_a_loop
-async def test_a_stop_ends_the_stream_cleanly_and_a_restart_is_resumed_without_a_gap() -> None:
+async def test_a_stop_ends_the_stream_cleanly_and_a_restart_is_resumed_without_a_gap(
+    create_app: Callable[..., Service],
+) -> None:
     """The body ends as any body does; the next server on the same feed goes on from the last id."""
     feed = Feed()
     with serve(create_app(feed)) as server:
@@ -325,7 +346,7 @@ async def test_a_stop_ends_the_stream_cleanly_and_a_restart_is_resumed_without_a
 
 
 @on_a_loop
-async def test_the_stream_is_one_that_the_standard_parser_reads() -> None:
+async def test_the_stream_is_one_that_the_standard_parser_reads(create_app: Callable[..., Service]) -> None:
     """retry, ids and events come out of the course's own parser as the contract names them."""
     feed = feed_of(2)
     parser = EventStreamParser()

@@ -71,14 +71,15 @@ class Polls:
         if fields is None:
             return False
         try:
-            self.serve(connection, self.position(asked[2]), fields, asked[3])
+            position = self.position(asked[2])
         except (BadCursor, Gap):
             return False
         self.traffic.requests += 1
+        self.serve(connection, position, fields, asked[3])
         return True
 
     def serve(self, connection: HttpProtocol, position: int, fields: Fields, wait: bytes | None) -> None:
-        """Do what was asked for. Raises Gap before anything was done."""
+        """Do what was asked for."""
         self.reply(connection, position, fields)
 
     def release(self, connection: HttpProtocol) -> None:
@@ -109,7 +110,7 @@ class Polls:
         return position
 
     def reply(self, connection: HttpProtocol, position: int, fields: Fields) -> None:
-        """Write the answer for a position, and count it. Raises Gap before it has done anything."""
+        """Count the answer for a position, and write it."""
         date = connection.server_state.default_headers  # uvicorn makes them anew each second
         if date is not self.date or self.head != self.feed.head:
             self.date, self.head = date, self.feed.head
@@ -125,7 +126,7 @@ class Polls:
         connection.reply(answer.data, keep_alive=fields.keep_alive)
 
     def made(self, position: int, fields: Fields) -> Answer:
-        """The application's answer, as uvicorn would write it. Raises Gap."""
+        """The application's answer, as uvicorn would write it."""
         traffic = self.traffic
         delivered, resets = traffic.delivered, traffic.resets
         response = self.response(position, list(fields.if_none_match))
@@ -140,8 +141,11 @@ class Polls:
         return answer
 
     def response(self, position: int, if_none_match: list[str]) -> Response:
-        """The application's answer. Raises Gap, for which it has another."""
-        return self.make(position, if_none_match)
+        """The application's answer; it may be that what was asked for, or waited for, is gone by now."""
+        try:
+            return self.make(position, if_none_match)
+        except Gap as gap:
+            return gone(gap, self.traffic)
 
 
 class Hold(NamedTuple):
@@ -168,7 +172,7 @@ class HeldPolls(Polls):
         self.timer: asyncio.TimerHandle | None = None
 
     def serve(self, connection: HttpProtocol, position: int, fields: Fields, wait: bytes | None) -> None:
-        """Answer, or hold until there is something later. Raises Gap before anything was done."""
+        """Answer, or hold until there is something later."""
         hold = self.drawn(self.usual if wait is None else float(wait))
         if position < self.head or not hold or self.closing.is_set():
             self.reply(connection, position, fields)
@@ -215,10 +219,15 @@ class HeldPolls(Polls):
     def release(self, connection: HttpProtocol) -> None:
         """Answer what is held, with whatever there is, and read on."""
         hold = self.let_go(connection)
-        if hold is not None and not connection.transport.is_closing():
+        if hold is None or connection.transport.is_closing():
+            return
+        try:
             self.reply(connection, hold.position, hold.fields)
-            if connection.unread:
-                connection.read_on()
+        except BaseException:
+            connection.transport.abort()  # it is held no more, and must not wait for ever
+            raise
+        if connection.unread:
+            connection.read_on()
 
     def forget(self, connection: HttpProtocol) -> None:
         """The client has left."""
@@ -232,13 +241,6 @@ class HeldPolls(Polls):
         if not self.held:
             self.ends.clear()
         return hold
-
-    def response(self, position: int, if_none_match: list[str]) -> Response:
-        """The application's answer; it may be that what was waited for is gone already."""
-        try:
-            return self.make(position, if_none_match)
-        except Gap as gap:
-            return gone(gap, self.traffic)
 
     async def run(self) -> None:
         """Answer those who are held when there is something for them; all of them, when the server closes."""

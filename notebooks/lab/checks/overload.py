@@ -93,10 +93,10 @@ def tried_out(client: Client, make: Make, stalls: bool) -> Evidence:
 
 def fault(evidence: Evidence, pause: str) -> str | None:
     """What is wrong with a client by this evidence, or nothing; `pause` says what is missing if it asks too often."""
-    return _asks_wrongly(evidence, pause) or _refused(evidence) or _delivers_wrongly(evidence)
+    return asks_wrongly(evidence, pause) or _refused(evidence) or delivers_wrongly(evidence)
 
 
-def _asks_wrongly(evidence: Evidence, pause: str) -> str | None:
+def asks_wrongly(evidence: Evidence, pause: str) -> str | None:
     asked, statuses = evidence.asked, Counter(request.status for request in evidence.asked)
     if statuses[400]:
         return (
@@ -153,7 +153,7 @@ def _refused(evidence: Evidence) -> str | None:
     return None
 
 
-def _delivers_wrongly(evidence: Evidence) -> str | None:
+def delivers_wrongly(evidence: Evidence) -> str | None:
     run, brought = evidence.run, [seq for request in evidence.asked for seq in request.updates]
     assert run
     if len(evidence.asked) == 1:

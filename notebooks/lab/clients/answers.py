@@ -30,6 +30,7 @@ TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RF
 PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
 TRY_AGAIN_LATER = 1013  # IANA, WebSocket Close Code Number Registry
 LONGEST_CURSOR = 256  # characters; it goes out in a URL or a header, and is kept in every line of a mirror's state
+LATEST = 2.0**33  # s; of the Unix times that file systems hold, about the year 2242
 POLL_INTERVAL = 5.0  # seconds, when the server does not say
 LONGEST_INTERVAL = 3600.0  # seconds; a slip in a server's header must not switch a client off for years
 
@@ -72,7 +73,10 @@ class BadClose(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One change of one file. `size` in bytes, `published` in Unix time (s), `cursor` what resumes after it."""
+    """One change of one file. `size` in bytes, `published` in Unix time (s), `cursor` what resumes after it.
+
+    `mtime`, when the file itself was changed (Unix time, s), and whether its owner may run it: None when not said.
+    """
 
     seq: int
     path: str
@@ -82,6 +86,8 @@ class Update:
     published: float
     content: bytes | None
     cursor: str
+    mtime: float | None = None
+    executable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +224,8 @@ def _update(fields: Any, epoch: str) -> Update:
         }:
             number, content = whole(seq), _content(fields.get("content"))
             size = None if size is None else whole(size)
-            return Update(number, path, change, size, sha256, _real(published), content, f"{epoch}-{number}")
+            said = moment(fields.get("mtime")), flag(fields.get("executable"))
+            return Update(number, path, change, size, sha256, _real(published), content, f"{epoch}-{number}", *said)
     raise BadAnswer("an update lacks a field, or has one of another type")
 
 
@@ -227,6 +234,17 @@ def whole(number: float) -> int:
     if isinstance(number, bool) or not (isinstance(number, int) or number.is_integer()):
         raise BadAnswer(f"not a whole number: {str(number)[:64]}")
     return int(number)
+
+
+def moment(value: Any) -> float | None:
+    """A Unix time (s) that a file can have; None for anything else."""
+    possible = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LATEST
+    return float(value) if possible else None
+
+
+def flag(value: Any) -> bool | None:
+    """True or false; None for anything else."""
+    return value if isinstance(value, bool) else None
 
 
 def _real(number: float) -> float:

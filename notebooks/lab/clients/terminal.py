@@ -8,14 +8,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from lab.clients.answers import ClientError
-from servers.arguments import printable
+from servers.arguments import open_standard_streams, printable
 
 WORTH_IT = 2.0  # seconds; of what takes no longer, nobody needs to be told how far it is
 
 
 def run(program: str, main: Callable[[], Coroutine[Any, Any, None]], *, interrupted: int = 0) -> int:
     """Run a command to its end; return the exit status: 2 after a line that says why, `interrupted` after a signal."""
-    open_streams()
+    open_standard_streams()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that this terminal has not
     try:
@@ -29,20 +32,6 @@ def run(program: str, main: Callable[[], Coroutine[Any, Any, None]], *, interrup
         print(f"{program}: {printable(text)}", file=sys.stderr)
         return 2
     return 0
-
-
-def open_streams() -> None:
-    """Put the null device where a standard stream is closed (`2>&-`).
-
-    Otherwise the next file or socket would get its number, and what is written to that stream would end up there.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def watched() -> bool:

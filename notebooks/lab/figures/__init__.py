@@ -9,6 +9,7 @@ maps.py      the decision's figures
 words.py     what a figure of runs says: its title and its text, from the numbers
 page.py      what a notebook shows besides figures: a file's source, guesses beside results, claims
 embed.py     a live page inside a notebook
+holding.py   what long polling loses between two requests, how often and how many ask
 streams.py   a stream cut into chunks, and held back by a proxy
 copies.py    copies of a directory: how far behind, by whose share, at what cost
 wire_views.py  a protocol's messages, frames byte by byte, flights in space and time

@@ -42,8 +42,8 @@ def slopes(measured: Sequence[Measured]) -> Picture:
         across = np.array([0.0, work.max()])
         left.plot(across, 1000 * (each.cpu["idle"].value + each.main.value * across), color=look.color,
                   linestyle=look.line)  # fmt: skip
-        one = "request" if each.per == "requests" else "delivery"
-        labels[left].append((cpu.max(), work.max(), f"{each.model}\n{_range(each.main, 1e6)} µs a {one}", look.color))
+        span = f"{each.model}\n{1e6 * each.main.low:.0f} to {1e6 * each.main.high:.0f} µs"
+        labels[left].append((cpu.max(), work.max(), span, look.color))
         used = [w for w in each.ramp if w.connections][:2]
         held = np.array([0, *(w.connections for w in used)])
         own = used[0].memory - each.memory.value * used[0].connections
@@ -51,7 +51,7 @@ def slopes(measured: Sequence[Measured]) -> Picture:
         right.plot(held[1:], mib, **dots)
         right.plot(held, each.memory.value * held / 2**20, color=look.color, linestyle=look.line)
         labels[right].append((mib[-1], held[-1], f"{each.model}\n{each.memory.value / 1024:.0f} KiB each", look.color))
-    left.set(xlabel="requests or deliveries per second", ylabel="CPU time (ms per second)")
+    left.set(xlabel="polls, long polls or deliveries per second", ylabel="CPU time (ms per second)")
     right.set(xlabel="connections", ylabel="memory above the idle server's (MiB)")
     for axes in (left, right):
         axes.margins(x=0.04)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +19,7 @@ from lab.mirror.mirror import MOST, Mirror
 from lab.mirror.report import Applied
 from servers.arguments import Parser, number, printable, token_in, whole
 from servers.feed import HEARTBEAT
+from servers.ignore import Ignore
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -26,7 +28,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     p.add_argument("url", metavar="URL", help="what the server printed: http://HOST:PORT")
     p.add_argument("copy", metavar="COPY", type=Path, help="a directory: new, empty, or a mirror's")
     p.add_argument("--once", action="store_true", help="list, fetch and end")
-    p.add_argument("--adopt", action="store_true", help="take over a directory that is not empty and no mirror's")
+    p.add_argument(
+        "--adopt", action="store_true", help="take over a directory that is not empty, or another server's copy"
+    )
+    p.add_argument("--verify", action="store_true", help="read every file of COPY, and mend what is wrong")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    p.add_argument("--max-delete", type=whole(0, 10**9), metavar="N",
+                   help="files that may go at once (half of COPY, and 100 at least)")  # fmt: skip
+    p.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help="leave out, as --ignore does")
+    p.add_argument("--include", action="append", default=[], metavar="PATTERN", help="copy nothing else")
     p.add_argument("--parallel", type=whole(1, MOST), default=4, metavar="N", help="fetches at a time, at most (4)")
     p.add_argument("--heartbeat", type=number, default=HEARTBEAT, metavar="S", help="the server's (15)")
     p.add_argument("--timeout", type=number, default=30.0, metavar="S", help="of a fetch that has become silent (30)")
@@ -57,7 +67,14 @@ async def _run(options: argparse.Namespace) -> None:
         retry=Retry(min(1.0, pause), pause, options.give_up_after or (60.0 if options.once else None)),
         token=options.token,
         adopt=options.adopt,
+        max_delete=options.max_delete,
+        verify=options.verify,
+        wants=wants(options.include, options.exclude),
     )
+    if options.dry_run:
+        for what, path in await mirror.plan():
+            print(printable(f"would {what} {path}"))
+        return
     if options.once:
         await mirror.sync()
         print(f"{printable(str(options.copy))} is complete: {mirror.counters}")
@@ -66,6 +83,12 @@ async def _run(options: argparse.Namespace) -> None:
         async for change in changes:
             with tqdm.external_write_mode():
                 print(_line(change), flush=True)
+
+
+def wants(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path is to be copied. Raises ValueError for what is no pattern."""
+    only, never = Ignore(include), Ignore(exclude)
+    return lambda path: not never.hides(path) and (not only or only.hides(path))
 
 
 class _AboveTheBar(logging.StreamHandler[TextIO]):

@@ -2,29 +2,46 @@
 
     GET /files ──────▶ Listing: the cursor, and path, size and SHA-256 of every file
     GET /files/PATH ─▶ a Part, of as many bytes as were announced, whose hash is what was announced
+    POST /bundle ────▶ many small files at once, as a tar archive (bundle.py)
 
 What the listing says is read whole, up to MAX_LISTING. A file is written as it comes, at most as long as its size was
-announced; a later version than that says so itself, by its ETag and its Content-Length.
+announced; a later version than that says so itself, by its ETag and its Content-Length. What a part has already is not
+asked for again, as long as the file is still what was announced (Range and If-Range: RFC 9110, section 14); of a file
+that grows, any later version will do, whose hash says whether it began like that.
 """
 
 import asyncio
 import contextlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
 
-from lab.clients.answers import BadAnswer, Unavailable, check_identity, parsed, refusal, split, whole
+from lab.clients.answers import (
+    LONGEST_CURSOR,
+    BadAnswer,
+    Unavailable,
+    check_identity,
+    flag,
+    moment,
+    parsed,
+    refusal,
+    split,
+    whole,
+)
 from lab.clients.connections import MAX_REASON, ask, below, body_of
-from lab.clients.follower import named
-from lab.mirror.copy import Part
+from lab.clients.follower import named, now
+from lab.mirror.bundle import TAR, room
 from lab.mirror.names import Version
+from lab.mirror.part import Part
 from lab.mirror.report import LINK, Counters, Faults
 from lab.mirror.settings import Settings
 
 MAX_LISTING = 2**28  # bytes; more than a million files
+LEAST = 1000  # bytes a second, on average; what comes more slowly never ends
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -36,19 +53,45 @@ class Corrupt(Exception):
     """Bytes that are neither what was announced nor what the answer says they are."""
 
 
+class NoBundles(Exception):
+    """This server sends each file by itself."""
+
+
+class LeftOut(Exception):
+    """Not in the bundle that it was asked for in."""
+
+
 class Entry(NamedTuple):
-    """A file in a listing: `size` in bytes."""
+    """A file in a listing: `size` in bytes, `mtime` in Unix time (s)."""
 
     path: str
     size: int | None
     sha256: str | None
+    mtime: float | None = None
+    executable: bool | None = None
 
 
 class Listing(NamedTuple):
-    """All there is at `cursor`."""
+    """All there is at `cursor`; `source` is what the server is called, if it says so."""
 
     cursor: str
     files: list[Entry]
+    source: str | None = None
+
+
+class Pace:
+    """What a body must keep: LEAST bytes a second, of each `window` (s); or a few drops would hold it open for ever."""
+
+    def __init__(self, window: float) -> None:
+        self.window, self.since, self.bytes = window, now(), 0
+
+    def count(self, size: int) -> None:
+        """So many bytes have come. Raises httpx.ReadTimeout."""
+        self.bytes += size
+        if (passed := now() - self.since) >= self.window:
+            if self.bytes < LEAST * passed:
+                raise httpx.ReadTimeout(f"{self.bytes} bytes in {passed:.0f} s")
+            self.since, self.bytes = now(), 0
 
 
 class Origin:
@@ -95,7 +138,7 @@ class Origin:
             raise refusal(response.status_code, response.headers, body)
 
     async def fetch(self, path: str, wanted: Version, present: Version | None, part: Part) -> bool:
-        """Write the file's bytes into `part`; False when the server still has what is present (304).
+        """Write the file's bytes into `part`, or those that it lacks; False if the server has what is present (304).
 
         Raises Vanished, Corrupt unless they hash to what was announced, or else to what the answer's ETag says,
         ClientError, httpx.RequestError and OSError.
@@ -103,6 +146,10 @@ class Origin:
         headers = {"Cache-Control": "no-cache"} | self.settings.headers
         if present:
             headers["If-None-Match"] = f'"{present.sha256}"'
+        if part.size:
+            headers["Range"] = f"bytes={part.size}-"
+        if part.size and not part.grows:
+            headers["If-Range"] = f'"{wanted.sha256}"'
         url = below(self.settings.files_url, f"/{quote(path)}")
         with self.request():
             async with self.http.stream("GET", url, headers=headers) as response:
@@ -110,16 +157,23 @@ class Origin:
                     return False
                 if response.status_code == 404:
                     raise Vanished
-                if response.status_code != 200:
+                size = None
+                if response.status_code == 206 and part.size:
+                    size = size_of(response.headers, part.size)
+                elif response.status_code != 200:
                     raise refusal(response.status_code, response.headers, await body_of(response, MAX_REASON))
+                else:
+                    part.anew()
                 check_identity(response.headers)
                 etag = response.headers.get("ETag", "").removeprefix("W/").strip('"')
-                most = _most(wanted, etag, response.headers)
+                most = _most(wanted, etag, response.headers, size)
+                pace = Pace(self.settings.timeout)
                 async for chunk in response.aiter_raw():
                     self.counters.bytes += len(chunk)
                     part.write(chunk)
                     if part.size > most:
                         break
+                    pace.count(len(chunk))
         self.faults.mended(LINK)
         if part.size > most or part.sha256 not in (wanted.sha256, etag):
             raise Corrupt(
@@ -128,24 +182,73 @@ class Origin:
             )
         return True
 
+    async def bundle(self, wanted: Mapping[str, Version]) -> tuple[bytes, Exception | None]:
+        """Ask for many files at once: the archive, as far as it came, and what ended it before its end.
 
-def _most(wanted: Version, etag: str, headers: httpx.Headers) -> int:
-    """How many bytes may come: what was announced, or what the head of another version says (RFC 9112, section 6.3)."""
+        Raises NoBundles, ClientError and httpx.RequestError, when nothing came.
+        """
+        headers = {"Content-Type": "application/json"} | self.settings.headers
+        most = room(version.size for version in wanted.values())
+        body = bytearray()
+        try:
+            with self.request():
+                content = json.dumps({"paths": list(wanted)}).encode()
+                request = self.http.stream("POST", self.settings.bundle_url, headers=headers, content=content)
+                async with request as response:
+                    if response.status_code in (404, 405, 501):
+                        raise NoBundles
+                    if response.status_code != 200:
+                        raise refusal(response.status_code, response.headers, await body_of(response, MAX_REASON))
+                    check_identity(response.headers)
+                    if response.headers.get("Content-Type", "").partition(";")[0].strip() != TAR:
+                        raise BadAnswer(f"a bundle is {TAR}")
+                    pace = Pace(self.settings.timeout)
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > most:
+                            raise BadAnswer(f"a bundle of more than {most} bytes")
+                        pace.count(len(chunk))
+        except (httpx.RequestError, BadAnswer) as error:
+            if not body:
+                raise
+            return bytes(body), error
+        self.faults.mended(LINK)
+        return bytes(body), None
+
+
+def size_of(headers: httpx.Headers, start: int) -> int:
+    """The size of the file of which a 206 has all from `start` on (RFC 9110, section 14.4). Raises BadAnswer."""
+    found = headers.get("Content-Range", "")
+    match = re.fullmatch(f"bytes {start}-([0-9]{{1,18}})/([0-9]{{1,18}})", found, re.IGNORECASE)
+    if not match or int(match[1]) + 1 != int(match[2]):
+        raise BadAnswer(f"asked for all from {start} on, but {found[:64]!r} came")
+    return int(match[2])
+
+
+def _most(wanted: Version, etag: str, headers: httpx.Headers, size: int | None) -> int:
+    """How many bytes may come: what was announced, or what the head of another version says (RFC 9112, section 6.3).
+
+    `size` is what the head of a range says of the whole.
+    """
     other = SHA256.fullmatch(etag) and etag != wanted.sha256 and "Transfer-Encoding" not in headers
-    return max(wanted.size, int(headers.get("Content-Length", "0"))) if other else wanted.size
+    return max(wanted.size, size or int(headers.get("Content-Length", "0"))) if other else wanted.size
 
 
 def _listing(body: bytes) -> Listing:
     """What a listing says. Raises BadAnswer."""
     match parsed(body):
-        case {"cursor": str(cursor), "files": list(files)}:
+        case {"cursor": str(cursor), "files": list(files), **others}:
             split(cursor)
-            return Listing(cursor, [_entry(file) for file in files])
+            source = others.get("source")
+            if not isinstance(source, str) or not 0 < len(source) <= LONGEST_CURSOR:
+                source = None
+            return Listing(cursor, [_entry(file) for file in files], source)
     raise BadAnswer('a listing has "cursor" and "files"')
 
 
 def _entry(file: Any) -> Entry:
     match file:
         case {"path": str(path), "size": int() | float() | None as size, "sha256": str() | None as sha256}:
-            return Entry(path, None if size is None else whole(size), sha256)
+            said = moment(file.get("mtime")), flag(file.get("executable"))
+            return Entry(path, None if size is None else whole(size), sha256, *said)
     raise BadAnswer('a file in a listing has "path", "size" and "sha256"')

@@ -1,27 +1,32 @@
 """What is to be done, when, and what comes of it: a job for each path that differs, and workers.
 
-    enqueue ─▶ work ─▶ attempt ─▶ do ─▶ Applied, to whoever takes the events
-                 ▲                  └─▶ what failed ─┐
-                 └──── try_again, after a pause ◀────┘
+    enqueue ─▶ Queue ─▶ work ─▶ do ─▶ report: Applied, to whoever takes the events
+                 ▲                      └─▶ what failed ─┐
+                 └──── try_again, after a pause ◀────────┘
 
-A path has one job at a time, that of its last update, and two workers never share a path. A job is over only when
-what was announced stands there. A file that was changed again before it was fetched is taken as it came, if its ETag
-says so, and asked for again until an update names it: it may have been changed *back*, and then none ever will.
+A path has one job at a time, that of its last update, and two workers never share a path. What is small is done many
+at a time. A deletion waits until what was asked for before it has been tried: of what is renamed, the new name is there
+before the old one goes. A job is over only when what was announced stands there. A file that was changed again before
+it was fetched is taken as it came, if its ETag says so, and asked for again until an update names it: it may have been
+changed *back*, and then none ever will.
 """
 
 import asyncio
 import errno
+import itertools
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import httpx
 from tqdm.auto import tqdm
 
-from lab.clients.answers import GaveUp, Refused, Unavailable
+from lab.clients.answers import GaveUp, Refused
 from lab.clients.terminal import WORTH_IT, watched
-from lab.mirror.fetch import Corrupt, Vanished
+from lab.mirror.bundle import SMALL
+from lab.mirror.fetch import Corrupt, LeftOut, NoBundles, Vanished
 from lab.mirror.names import UnsafePath
+from lab.mirror.queue import Job, Queue
 from lab.mirror.report import Applied, Counters, Faults
 from lab.mirror.settings import Settings
 from lab.mirror.state import State
@@ -32,28 +37,40 @@ BACKLOG = 1000  # changes applied and not yet taken by the caller, before the mi
 Events = asyncio.Queue[Applied | Exception | None]
 
 
-class Job:
-    """What is to be done about a path; `published` when the update says, None from a listing; `size` in bytes."""
-
-    __slots__ = ("begun", "failures", "published", "size")
-
-    def __init__(self, published: float | None, size: int = 0) -> None:
-        self.published, self.size = published, size
-        self.failures = 0
-        self.begun: float | None = None  # loop time of the first failure (s)
-
-    def since(self) -> float:
-        """How long ago it failed for the first time (s)."""
-        now = asyncio.get_running_loop().time()
-        self.begun = now if self.begun is None else self.begun
-        return now - self.begun
+Outcome = Applied | Exception | None
+Batch = list[tuple[str, Job]]
+Do = Callable[[Batch], Awaitable[dict[str, Outcome]]]
 
 
-Do = Callable[[str, Job], Awaitable[Applied | None]]
+class Bar:
+    """A progress bar, for a person who waits; nothing before it is shown."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def show(self, total: int) -> None:
+        """Begin one, of so many bytes, if anybody watches."""
+        if watched():
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="fetching", leave=False, delay=WORTH_IT)
+
+    def move(self, size: int, *, over: bool) -> None:
+        """So many bytes further; wipe it away when it is over."""
+        if self._bar is not None:
+            self._bar.update(size)
+        if over:
+            self.close()
+
+    def close(self) -> None:
+        """Wipe it away."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 class Jobs:
-    """The jobs that are left. `once`: a file that cannot be had for too long ends it."""
+    """The jobs that are left. `once`: a file that cannot be had for too long ends it.
+
+    Small ones are done together, unless not `together`; of large ones, one worker less than there are is at them.
+    """
 
     def __init__(
         self, settings: Settings, counters: Counters, faults: Faults, state: State, events: Events, *, once: bool
@@ -63,52 +80,115 @@ class Jobs:
         self.latest: dict[str, Job] = {}
         self.busy: dict[str, None] = {}  # paths that a worker is at; a set's order would not be repeatable
         self.unmet: dict[str, None] = {}  # paths of jobs about which the server has not answered yet
-        self.ready: asyncio.Queue[tuple[str, Job]] = asyncio.Queue()
-        self.bar: Any = None
+        self.queue = Queue(max(1, settings.parallel - 1))
+        self.numbers = itertools.count()
+        self.untried: dict[int, None] = {}  # numbers of the jobs that have something to bring, in their order
+        self.deletions: deque[tuple[str, Job]] = deque()  # each waits until what came before it has been tried
+        self.soon: Batch | None = None
+        self.together = True
+        self.telling = 0  # workers that have something to report
+        self.bar = Bar()
 
     @property
     def idle(self) -> bool:
-        """Whether the server has answered about every path."""
-        return not (self.unmet or self.busy)
+        """Whether the server has answered about every path, and all is reported."""
+        return not (self.unmet or self.busy or self.telling)
 
     def clear(self) -> None:
         """Drop what is not begun: a new listing says what is left to do."""
+        for job in self.latest.values():
+            self.untried.pop(job.number, None)
         self.latest.clear()
         self.unmet.clear()
+        self.deletions.clear()
 
-    def enqueue(self, path: str, job: Job) -> None:
+    def enqueue(self, path: str, job: Job, *, deletion: bool = False) -> None:
         """Have a worker see to it, in place of what was to be done there before."""
+        if before := self.latest.get(path):
+            self.untried.pop(before.number, None)
         self.latest[path] = job
         self.unmet[path] = None
-        asyncio.get_running_loop().call_later(self.settings.spread(), self.ready.put_nowait, (path, job))
+        job.number = next(self.numbers)
+        if deletion:
+            self.deletions.append((path, job))
+        else:
+            self.untried[job.number] = None
+        if self.soon is None:
+            self.soon = []
+            asyncio.get_running_loop().call_later(self.settings.spread(), self.begin)
+        if not deletion:
+            self.soon.append((path, job))
+
+    def begin(self) -> None:
+        """Hand over what has come in since the first of it."""
+        soon, self.soon = self.soon or [], None
+        for path, job in soon:
+            self.queue.put(path, job)
+        self.release()
+
+    def tried(self, job: Job) -> None:
+        """Nothing has to wait for it any more."""
+        if self.untried.pop(job.number, self) is None:
+            self.release()
+
+    def release(self) -> None:
+        """Hand over the deletions before which all has been tried: what is renamed is never missing."""
+        oldest = next(iter(self.untried), math.inf)
+        while self.soon is None and self.deletions and self.deletions[0][1].number < oldest:
+            self.queue.put(*self.deletions.popleft())
 
     async def work(self, do: Do) -> None:
-        """One worker: a job at a time, never two of one path."""
+        """One worker: a batch at a time, never two of one path."""
         while True:
-            path, job = await self.ready.get()
-            if self.latest.get(path) is job and path not in self.busy:
-                await self.attempt(path, job, do)
+            batch = self.queue.take(self.begins, together=self.together)
+            if not batch:
+                await self.queue.wait()
+                continue
+            large = batch[0][1].size > SMALL
+            self.queue.at_large += large
+            outcomes = await do(batch)
+            self.queue.at_large -= large
+            await self.report(batch, outcomes)
 
-    async def attempt(self, path: str, job: Job, do: Do) -> None:
-        """Do a job, or see to it that it is tried again; report what came of it."""
+    def begins(self, path: str, job: Job) -> bool:
+        """Take a job from the queue, if it still is one and nobody is at that path."""
+        if self.latest.get(path) is not job or path in self.busy:
+            return False
         self.busy[path] = None
-        event: Applied | Exception | None = None
-        try:
-            event = await do(path, job)
-            self.faults.mended(path)
-            if path not in self.state.wanted or self.state.is_right(path):
-                self.end(path, job)
-            else:
-                self.ask_again(path, job)
-        except (UnsafePath, Vanished, Corrupt, Refused, Unavailable, httpx.RequestError, OSError) as error:
-            event = self.went_wrong(path, job, error)
-        await self.events.put(event)
-        del self.busy[path]
-        latest = self.latest.get(path)
-        if latest is not None and latest is not job:
-            self.ready.put_nowait((path, latest))
+        return True
 
-    def went_wrong(self, path: str, job: Job, error: Exception) -> GaveUp | None:
+    async def report(self, batch: Batch, outcomes: dict[str, Outcome]) -> None:
+        """See to it that what was not done is tried again; say what came of it all."""
+        pauses = dict[int, float]()  # by error: what one failure has stopped is tried again together
+        events = [self.settle(path, job, outcomes.get(path), pauses) for path, job in batch]
+        for path, job in batch:
+            del self.busy[path]
+            self.tried(job)
+            latest = self.latest.get(path)
+            if latest is not None and latest is not job:
+                self.queue.put(path, latest)
+        self.telling += 1
+        for event in events:
+            await self.events.put(event)
+        self.telling -= 1
+
+    def settle(self, path: str, job: Job, outcome: Outcome, pauses: dict[int, float]) -> Applied | GaveUp | None:
+        """What is left to do about a path after an attempt, and what is to be told."""
+        if isinstance(outcome, NoBundles | LeftOut):
+            self.together = self.together and not isinstance(outcome, NoBundles)
+            job.alone = True
+            asyncio.get_running_loop().call_soon(self.queue.put, path, job)
+            return None
+        if isinstance(outcome, Exception):
+            return self.went_wrong(path, job, outcome, pauses)
+        self.faults.mended(path)
+        if path not in self.state.wanted or self.state.is_right(path):
+            self.end(path, job)
+        else:
+            self.ask_again(path, job)
+        return outcome
+
+    def went_wrong(self, path: str, job: Job, error: Exception, pauses: dict[int, float]) -> GaveUp | None:
         """Say what it was, and try again unless that is of no use; GaveUp when it is time to."""
         match error:
             case UnsafePath():
@@ -120,25 +200,24 @@ class Jobs:
                 self.end(path, job)
                 return None
             case Vanished():
+                job.alone = True
                 if job.since() > PATIENCE:
                     self.faults.report(path, "%r is announced, but cannot be had (404): trying again", path)
                 self.ask_again(path, job)
                 return None
             case Corrupt() | Refused():
+                job.alone = True
                 self.faults.report(path, "%r cannot be fetched (%s): trying again", path, error)
             case OSError():
                 self.faults.report(path, "%r cannot be written (%s): trying again", path, error.strerror or error)
-        return self.failed(path, job, error)
+        return self.failed(path, job, error, pauses)
 
     def end(self, path: str, job: Job) -> None:
         """It is done."""
         if self.latest.get(path) is job:
             del self.latest[path]
             self.unmet.pop(path, None)
-        if self.bar is not None:
-            self.bar.update(job.size)
-            if not self.unmet:
-                self.bar.close()
+        self.bar.move(job.size, over=not self.unmet)
 
     def ask_again(self, path: str, job: Job) -> None:
         """The server has answered, though not with what was announced: wait for the update that says so, or ask."""
@@ -146,9 +225,9 @@ class Jobs:
             self.unmet.pop(path, None)
         self.try_again(path, job, self.retry.jitter(job.failures))
 
-    def failed(self, path: str, job: Job, error: Exception) -> GaveUp | None:
+    def failed(self, path: str, job: Job, error: Exception, pauses: dict[int, float]) -> GaveUp | None:
         """Try again, unless it is time to give up."""
-        pause = self.settings.pause(error, job.failures)
+        pause = pauses.setdefault(id(error), self.settings.pause(error, job.failures))
         self.counters.refetched += not isinstance(error, OSError)
         limit = self.retry.give_up_after
         if job.since() + pause > (math.inf if limit is None else limit) and self.once:
@@ -159,15 +238,4 @@ class Jobs:
     def try_again(self, path: str, job: Job, pause: float) -> None:
         """Have a worker see to it after a pause (s)."""
         job.failures += 1
-        asyncio.get_running_loop().call_later(pause, self.ready.put_nowait, (path, job))
-
-    def show_bar(self) -> None:
-        """A progress bar of the first listing, for a person who waits, and gone when it is over."""
-        if self.latest and watched():
-            total = sum(job.size for job in self.latest.values())
-            self.bar = tqdm(total=total, unit="B", unit_scale=True, desc="fetching", leave=False, delay=WORTH_IT)
-
-    def close_bar(self) -> None:
-        """Wipe it away."""
-        if self.bar is not None:
-            self.bar.close()
+        asyncio.get_running_loop().call_later(pause, self.queue.put, path, job)

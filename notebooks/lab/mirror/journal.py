@@ -1,14 +1,19 @@
-"""A file of rows that is true wherever it was cut off: a line each, written in one piece."""
+"""A file of rows that is true wherever it was cut off: a line each, some of them written in one piece."""
 
 import contextlib
 import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+from lab.mirror.places import Directory
+from servers.tree import READ
+
+WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+APPEND, ANEW = WRITE | os.O_APPEND, WRITE | os.O_TRUNC
+
+TO_JSON = json.JSONEncoder().encode
 
 Row = dict[str, Any]
 
@@ -16,22 +21,26 @@ Row = dict[str, Any]
 class Journal:
     """The rows in one file: `lines` of them. `unsaved` says why these are not all, until they are."""
 
-    def __init__(self, name: Path) -> None:
-        self.name, self.lines = name, 0
+    def __init__(self, directory: Directory | None, name: str) -> None:
+        """Without a directory there are none."""
+        self.directory, self.name, self.lines = directory, name, 0
         self.unsaved: OSError | None = None
         self._file = -1
 
     def read(self) -> Iterator[Any]:
         """What the lines say, those left out that were cut off by a full disk or the end of the process."""
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.name.read_bytes().split(b"\n"):
+        if self.directory is None or not self.directory.mode(self.name):
+            return
+        with os.fdopen(self.directory.open(self.name, READ), "rb") as file:
+            for line in file:
                 self.lines += 1
                 with contextlib.suppress(ValueError):
                     yield json.loads(line)
 
     def open(self) -> None:
         """Have it ready for more. Raises OSError."""
-        self._file = os.open(self.name, APPEND, 0o666)
+        assert self.directory
+        self._file = self.directory.open(self.name, APPEND)
 
     def close(self) -> None:
         """Let go of it."""
@@ -39,21 +48,22 @@ class Journal:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def append(self, row: Row) -> None:
-        """Write a line. If `unsaved` says that it failed, write all anew: a later line alone would be a lie."""
-        line = _line(row)
+    def append(self, *rows: Row) -> None:
+        """Write lines. If `unsaved` says that it failed, write all anew: a later line alone would be a lie."""
+        lines = b"".join(map(_line, rows))
         try:
-            if os.write(self._file, line) < len(line):
+            if os.write(self._file, lines) < len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self.lines += 1
+            self.lines += len(rows)
         except OSError as error:
             self.unsaved = error
 
     def rewrite(self, rows: Iterable[Row]) -> None:
         """Write these rows beside the old ones, and rename the file over those; if that fails, `unsaved` says so."""
-        new, lines = self.name.with_name(f"{self.name.name}-new"), 0
+        assert self.directory
+        new, lines = f"{self.name}-new", 0
         try:
-            with new.open("wb") as file:
+            with os.fdopen(self.directory.open(new, ANEW), "wb") as file:
                 for row in rows:
                     file.write(_line(row))
                     lines += 1
@@ -61,7 +71,7 @@ class Journal:
                 os.fsync(file.fileno())  # the one file that a power failure must not leave empty
             self.close()  # Windows replaces no file that is open
             try:
-                new.replace(self.name)
+                self.directory.rename(new, self.directory, self.name)
             finally:
                 self.open()
         except OSError as error:
@@ -71,4 +81,4 @@ class Journal:
 
 
 def _line(row: Row) -> bytes:
-    return json.dumps(row).encode() + b"\n"
+    return TO_JSON(row).encode() + b"\n"

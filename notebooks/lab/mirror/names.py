@@ -21,17 +21,35 @@ class UnsafePath(ValueError):
 
 
 class Version(NamedTuple):
-    """What a file holds: `size` in bytes, and its SHA-256 in hexadecimal."""
+    """What a file holds: `size` in bytes, and its SHA-256 in hexadecimal; and of what goes with it, None if not known:
+
+    `mtime`, when it was last changed, in Unix time (s), and whether its owner may run it.
+    """
 
     size: int
     sha256: str
+    mtime: float | None = None
+    executable: bool | None = None
+
+    def is_met_by(self, other: "Version") -> bool:
+        """Whether a file that is `other` is what this one asks for."""
+        return self.sha256 == other.sha256 and self.suits(other)
+
+    def suits(self, other: "Version") -> bool:
+        """Whether what goes with the bytes is what this one asks for."""
+        return self.mtime in (None, other.mtime) and self.executable in (None, other.executable)
 
 
-def check_name(path: str) -> None:
-    """Raise UnsafePath for what lies outside the copy, among the mirror's own files, or fits no file system."""
+def check_name(path: str, room: int = LONGEST_PATH) -> None:
+    """Raise UnsafePath for what lies outside the copy, among the mirror's own files, or fits no file system.
+
+    `room` is how many bytes it may have where it is to be written.
+    """
     parts = path.split("/")
     if len(path) > LONGEST_PATH or max(map(_bytes, parts)) > LONGEST_PART or _bytes(path) > LONGEST_PATH:
         raise UnsafePath(f"a name has {LONGEST_PART} bytes at most, a path {LONGEST_PATH}")
+    if _bytes(path) > room:
+        raise UnsafePath("this disk holds no such name (File name too long)")
     try:
         check_path(path)
     except ValueError as error:

