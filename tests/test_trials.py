@@ -2,6 +2,9 @@
 
 import asyncio
 import math
+import socket
+import struct
+import sys
 
 import pytest
 
@@ -9,6 +12,7 @@ from lab import theory
 from lab.bench import Schedule
 from lab.cost import cases, trials
 from lab.theory import MODELS, SHORT, SOCKET, STREAM
+from servers import Feed, serve
 
 NEWS = Schedule.poisson(2.0, seconds=10, seed=5)
 
@@ -83,3 +87,30 @@ def test_trials_know_every_model() -> None:
     """A server of each model can be made, and each case's requirements are possible."""
     assert set(trials.MAKE) == set(MODELS)
     assert all(case.source.startswith("https://") for case in cases.CASES)
+
+
+def segments(connection: socket.socket) -> tuple[int, int]:
+    """The kernel's count of packets that a connection has sent and got (struct tcp_info, since Linux 4.2)."""
+    sent, got = struct.unpack_from("II", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232), 136)
+    return sent, got
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many packets a connection had")
+def test_a_pushed_update_is_a_packet_and_its_receipt() -> None:
+    """By the kernel's count an update pushed alone comes in one packet, and no more than one goes back for it."""
+    feed = Feed()
+    with serve(trials.MAKE[STREAM](feed)) as server, socket.socket() as client:
+        client.settimeout(20)
+        client.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        client.sendall(b"GET /events?after=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+        heard = b""
+        while b"\n\n" not in heard.partition(b"retry")[2]:
+            heard += client.recv(65536)
+        sent, got = segments(client)
+        for number in range(5):
+            feed.publish(f"{number}.txt")
+            while heard.count(b'"seq":') < number + 1:
+                heard += client.recv(65536)
+        sent_after, got_after = segments(client)
+    assert 5 <= got_after - got <= 7  # one that was on its way before, and a heartbeat at most
+    assert sent_after - sent <= 7
