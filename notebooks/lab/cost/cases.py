@@ -47,7 +47,7 @@ CASES = (
         Requirements(1000, 20.0, 0.5, rtt=0.1),
     ),
     Case(
-        "Kubernetes, watch", STREAM, "list, then a response that never ends, from resourceVersion",
+        "Kubernetes, watch", STREAM, "list, then a response that never ends: SSE's way, in a format of its own",
         "https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes",
         Requirements(5000, 1.0, 0.5, rtt=0.002),
     ),
