@@ -26,8 +26,8 @@ from lab.mirror import Applied, CopyError, Mirror, fetch
 from lab.mirror.__main__ import main
 from lab.mirror.bundle import SMALL
 from lab.mirror.copy import Copy
-from lab.mirror.files import KEPT
 from lab.mirror.names import UnsafePath, Version, check_name
+from lab.mirror.shelf import KEPT
 from lab.proxies.wire import Wire
 from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
@@ -613,7 +613,7 @@ async def test_a_server_that_names_unsafe_paths_writes_nothing_outside(
             (tmp_path / "copy/name").symlink_to(tmp_path / "outside/kept")
             write(stage.directory, "link/x", "through a link")
             write(stage.directory, "name", "in a link's place")
-            write(stage.directory, ".mirror/state", "not mine")
+            stage.feed.publish(".mirror/state", "added", size=8, sha256=sha(b"not mine"))
             write(stage.directory, "good", "good")
             stage.look()
             await until_virtual(lambda: (tmp_path / "copy/good").exists() and len(faults(caplog)) == 2)
@@ -768,18 +768,32 @@ async def hostile(replies: dict[str, Reply]) -> AsyncIterator[tuple[str, list[by
     """A server that answers each path in its own way, and then closes: its URL, and the heads of the requests."""
     heads: list[bytes] = []
 
+    tasks = set[asyncio.Task[Any]]()
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            heads.append(await reader.readuntil(b"\r\n\r\n"))
-            await replies.get(heads[-1].split(b" ")[1].decode(), reply(404))(writer)
-            await writer.drain()
-        writer.close()
+        task = asyncio.current_task()
+        assert task
+        tasks.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                heads.append(await reader.readuntil(b"\r\n\r\n"))
+                await replies.get(heads[-1].split(b" ")[1].decode(), reply(404))(writer)
+                await writer.drain()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            tasks.discard(task)
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
     finally:
         server.close()
+        for task in tuple(tasks):
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 def reply(status: int, body: bytes = b"", *headers: str, endless: bytes = b"") -> Reply:

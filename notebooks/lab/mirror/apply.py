@@ -20,7 +20,6 @@ from lab.clients.answers import Refused, Unavailable
 from lab.mirror.bundle import SMALL, unpack
 from lab.mirror.copy import Copy
 from lab.mirror.fetch import Corrupt, LeftOut, NoBundles, Origin, Vanished
-from lab.mirror.files import KEPT
 from lab.mirror.grow import Begun
 from lab.mirror.jobs import Batch, Outcome
 from lab.mirror.names import UnsafePath, Version
@@ -28,6 +27,7 @@ from lab.mirror.part import Part
 from lab.mirror.protect import Losses
 from lab.mirror.queue import Job
 from lab.mirror.report import Applied, Counters
+from lab.mirror.shelf import KEPT
 from lab.mirror.state import Stat
 from servers.feed import Change
 
@@ -221,7 +221,7 @@ class Hands:
         def empty() -> None:
             self._emptying = None
             with contextlib.suppress(OSError):
-                if self.copy.forget_removed():
+                if self.copy.shelf.forget():
                     self._empty_later()
 
         if self._emptying is None:

@@ -12,26 +12,16 @@ import errno
 import itertools
 import os
 import stat
-import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from lab.mirror.names import PRIVATE, Version
 from lab.mirror.part import Part, dress
 from lab.mirror.places import Directory, Walk
+from lab.mirror.shelf import Shelf
 from lab.mirror.state import Stat, State
 from servers.tree import CHUNK, READ, identity
 
-KEPT = 2.0  # seconds that a removed file's bytes stay within reach: what was removed may be about to come back
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
-
-
-class Removed(NamedTuple):
-    """A file out of sight, since when (s)."""
-
-    since: float
-    version: Version
-    stat: Stat
 
 
 class Files:
@@ -39,7 +29,7 @@ class Files:
 
     def __init__(self, top: Directory, own: Directory, state: State) -> None:
         self._top, self._own, self.state = top, own, state
-        self._removed: dict[str, Removed] = {}  # by SHA-256
+        self.shelf = Shelf(own)
         self._stale: dict[str, None] = {}  # paths whose inode has lost or got a name
         self._numbers = itertools.count()
         self._here, self._there = Walk(top), Walk(top)
@@ -114,12 +104,10 @@ class Files:
                 raise
             self.state.note(path, known, self._stat(path))
             return True
-        removed, name = self._removed.get(wanted.sha256), f"removed-{wanted.sha256}"
-        if removed is None or not wanted.suits(removed.version) or identity(self._own.stat(name)) != removed.stat:
+        if (found := self.shelf.take(wanted)) is None:
             return False
-        del self._removed[wanted.sha256]
-        self._put(self._own, name, path)
-        self.state.note(path, removed.version, self._stat(path))
+        self._put(self._own, found[0], path)
+        self.state.note(path, found[1], self._stat(path))
         return True
 
     def adjust(self, path: str, wanted: Version, status: Stat) -> bool:
@@ -147,7 +135,7 @@ class Files:
     def source(self, sha256: str) -> str | None:
         """The path of a file that should have these bytes, present or just removed."""
         present = self.state.holders(sha256)
-        return present[0] if present else f"{PRIVATE}/removed-{sha256}" if sha256 in self._removed else None
+        return present[0] if present else self.shelf.path(sha256)
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there, and the directories that are empty then. Raises as `place` does."""
@@ -159,15 +147,6 @@ class Files:
             for n in range(len(parts) - 1, 0, -1):
                 if above := self._enter("/".join(parts[:n]), make=False):
                     above.rmdir(parts[n - 1])
-
-    def forget_removed(self, age: float = KEPT) -> bool:
-        """Let go of what was removed `age` seconds ago or earlier; say whether something is left."""
-        now = time.monotonic()
-        for sha256 in [sha256 for sha256, removed in self._removed.items() if now - removed.since >= age]:
-            del self._removed[sha256]
-            with contextlib.suppress(FileNotFoundError):
-                self._own.unlink(f"removed-{sha256}")
-        return bool(self._removed)
 
     def _enter(self, path: str, *, make: bool = True, walk: Walk | None = None) -> Directory | None:
         """The directory of a path's last part, made unless told not to: None then, if there is none."""
@@ -232,14 +211,7 @@ class Files:
         mode = directory.mode(name)
         others = [other for other in self.state.holders(known.sha256) if other != path] if known else []
         if stat.S_ISREG(mode) and known and not others:
-            try:
-                directory.rename(name, self._own, f"removed-{known.sha256}")
-                status = identity(self._own.stat(f"removed-{known.sha256}"))
-                self._removed[known.sha256] = Removed(time.monotonic(), known, status)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-                directory.unlink(name)
+            self.shelf.keep(directory, name, known)
         elif mode and not stat.S_ISDIR(mode):
             directory.unlink(name)
             inode = self.state.stat(path)[:2] if known else ()

@@ -178,7 +178,7 @@ class State:
         stats: dict[str, Stat] = {}
         for row in self._journal.read():
             with contextlib.suppress(ValueError):  # a name that must not be written to
-                self._replay(row, stats)
+                replay(self, row, stats)
         for path, wanted in list(self.wanted.items()):
             try:
                 found = identity(os.lstat(f"{top}/{path}"))
@@ -188,25 +188,6 @@ class State:
                 continue
             if wanted is not None and stats.get(path) == found and not doubt:
                 self._remember(path, wanted, found)
-
-    def _replay(self, row: Any, stats: dict[str, Stat]) -> None:
-        match row:
-            case {"path": str(path), "size": int(size), "sha256": str(sha256)}:
-                check_name(path)
-                self.wanted[path] = Version(size, sha256, row.get("mtime"), row.get("executable"))
-                stats.pop(path, None)
-            case {"path": str(path), "size": None}:
-                check_name(path)
-                self.wanted[path] = None
-        match row:
-            case {"path": str(path), "sha256": str(sha256), "stat": list(status)}:
-                wanted = self.wanted.get(path)
-                if wanted is not None and wanted.sha256 == sha256:
-                    stats[path] = tuple(status)
-        match row:
-            case {"cursor": str(cursor)}:
-                self.cursor = cursor
-                self.source, self.url = row.get("source", self.source), row.get("url", self.url)
 
     def _append(self, *rows: Row) -> None:
         """Write lines, or everything anew when the last one failed or most of them are superseded."""
@@ -224,6 +205,27 @@ class State:
         for path, version in self.wanted.items():
             known = {"stat": self._stats[path]} if self.is_right(path) else {}
             yield _row(path, version) | known
+
+
+def replay(state: State, row: Any, stats: dict[str, Stat]) -> None:
+    """Take up what a line says. Raises ValueError for a name that must not be written to."""
+    match row:
+        case {"path": str(path), "size": int(size), "sha256": str(sha256)}:
+            check_name(path)
+            state.wanted[path] = Version(size, sha256, row.get("mtime"), row.get("executable"))
+            stats.pop(path, None)
+        case {"path": str(path), "size": None}:
+            check_name(path)
+            state.wanted[path] = None
+    match row:
+        case {"path": str(path), "sha256": str(sha256), "stat": list(status)}:
+            wanted = state.wanted.get(path)
+            if wanted is not None and wanted.sha256 == sha256:
+                stats[path] = tuple(status)
+    match row:
+        case {"cursor": str(cursor)}:
+            state.cursor = cursor
+            state.source, state.url = row.get("source", state.source), row.get("url", state.url)
 
 
 def _row(path: str, version: Version | None) -> Row:
