@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lab import clients, theory
-from lab.cost import load, processes
+from lab.cost import load, measuring
 from lab.figures import STYLES
 from servers.__main__ import build, parser
 from servers.feed import Feed
@@ -47,10 +47,10 @@ async def test_an_unknown_model_is_an_error() -> None:
     with pytest.raises(UnknownModel, match=NONE):
         await load.Load("carrier-pigeon", "http://127.0.0.1:9").connect(1)
     with pytest.raises(UnknownModel, match=NONE):
-        await processes.measure("carrier-pigeon")
+        await measuring.look(models=["carrier-pigeon"])
     for composed in COMPOSED:
         with pytest.raises(ValueError, match=f"there is no load to measure {composed.name} with"):
-            await processes.measure(composed.slug)
+            await measuring.look(models=[composed.slug])
     with pytest.raises(ValueError, match="there are no raw clients of file updates"):
         await load.Load("file-updates", "http://127.0.0.1:9").connect(1)
 

@@ -53,6 +53,7 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
             ("often = 10", "often = 0.1"),
         ],
     ),
+    "05_side_by_side": (3, [("gb_down=0.05", "gb_down=0")]),
     "06_file_updates": (10, [('"copy late by push (ms)": 25,', '"copy late by push (ms)": "soon",')]),
 }
 AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes

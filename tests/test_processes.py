@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lab.cost import processes
+from lab.cost import ladder, measuring, processes
 from lab.cost.load import Load, RawClient, Socket, Stream, frames
-from lab.cost.processes import Line, Measured, ServerProcess, Window, measure
+from lab.cost.measuring import Interval, compared
+from lab.cost.processes import ServerProcess, Window
 from lab.proxies.wire import Wire
-from lab.theory import Resources, Units
 from servers import short_polling, websocket
 from servers.background import serve
 from servers.feed import Feed
@@ -168,7 +168,7 @@ def test_an_unknown_model_is_nothing_to_measure() -> None:
     with pytest.raises(ValueError, match=r"^no model is called 'http-streaming': there are "):
         Load("http-streaming", "http://127.0.0.1:80")
     with pytest.raises(ValueError, match=r"^no model is called 'NDJSON': there are "):
-        asyncio.run(measure("NDJSON"))
+        asyncio.run(measuring.look(models=["NDJSON"]))
     with pytest.raises(ValueError, match="host and a port"):
         Load("sse", "http://127.0.0.1")
     for wrong in ({"interval": 0}, {"wait": math.inf}, {"talk": -1}):
@@ -204,99 +204,88 @@ def test_resolution() -> None:
     assert 0 < processes.cpu_resolution() <= 1 / 60
 
 
-def test_line_is_the_least_squares() -> None:
-    """Points on a line give the line without error; scattered ones the textbook's slope and standard error."""
-    exact = Line.through([0, 1, 2, 5], [3, 5, 7, 13])
-    assert exact == pytest.approx((2, 3, 0), abs=1e-9)
-    scattered = Line.through([0, 1, 2], [0, 2, 1])
-    assert scattered == pytest.approx((0.5, 0.5, math.sqrt(1.5 / 2)))
-
-
-def test_no_slope_is_surer_than_its_instrument() -> None:
-    """The error is at least what the reading's own steps make of it."""
-    assert Line.through([0, 5, 10], [0, 5, 10], resolution=0.2).error == pytest.approx(0.02)
-
-
 def window(connections: int, cpu: float, **counts: int) -> Window:
     """A window of two seconds."""
     none = dict.fromkeys(processes.COUNTED, 0)
     return Window(connections, 2.0, cpu, 1000 + 10 * connections, floor=0.0, **(none | counts))
 
 
-RAMP = [window(n, 0.1 + 0.003 * n, requests=3 * n, deliveries=10 * n, up=300 * n, down=600 * n) for n in (0, 5, 10)]
-
-
-def measured(model: str, extra: list[Window], per: str = "requests") -> Measured:
-    """What these windows make of a model."""
-    work = [getattr(w, per) / w.seconds for w in RAMP]
-    cpu = Line.through(work, [w.cpu / w.seconds for w in RAMP])
-    memory = Line.through([w.connections for w in RAMP], [w.memory for w in RAMP])
-    return Measured(model, per, RAMP, extra, cpu, memory, processes._units(model, RAMP, extra, cpu, memory))
-
-
-def test_units_leave_out_what_the_server_needs_alone() -> None:
-    """A unit's cost is the slope, and beside polls and heartbeats what is left after an empty server's share."""
+def polled(*, spoilt: float = 0.0) -> tuple[tuple[Window, ...], ...]:
+    """A server that takes 1 ms a poll, 2 µs an update inside, and a twentieth of a core alone; one window is spoilt."""
+    quiet = [window(n, 0.1 + 0.001 * 3 * n, requests=3 * n, up=300 * n, down=600 * n) for n in (0, 5, 10, 0, 5, 10)]
+    quiet[4] = replace(quiet[4], cpu=quiet[4].cpu + spoilt)
     loaded = [
-        window(0, 0.2),
-        window(10, 0.2 + 0.03 + 0.004, requests=30, deliveries=2000, up=3000, down=6000 + 360_000),
+        window(n, 0.2 + 0.003 * n + 0.0004 * n, requests=3 * n, deliveries=200 * n, up=300 * n, down=36_600 * n)
+        for n in (0, 10, 0, 10)
     ]
-    polls = measured("short polling", loaded).units
-    assert polls.request.cpu == pytest.approx(1e-3)
-    assert (polls.request.up, polls.request.down) == (100, 200)
-    assert polls.delivery.cpu == pytest.approx(0.004 / 2000)
-    assert polls.delivery.down == pytest.approx(180)
-    assert polls.held == Resources(memory=pytest.approx(10))
+    return tuple(quiet), tuple(loaded)
 
-    beating = [window(0, 0.1), window(10, 0.1 + 0.02, beats=200, up=2000, down=1000)]
-    talking = [window(0, 0.1), window(10, 0.1 + 0.05, messages=1000, up=43_000, down=55_000)]
-    stream = measured("SSE", beating, "deliveries").units
-    assert stream.request == Resources()
-    assert stream.delivery == Resources(cpu=pytest.approx(3e-4), down=60)
-    assert stream.held.cpu == pytest.approx(0.02 / 200 / 15)
-    assert stream.held.down == pytest.approx(5 / 15)
-    socket = measured("WebSocket", beating + talking, "deliveries").units
-    assert socket.message == Resources(cpu=pytest.approx(5e-5), up=43, down=55)
+
+@pytest.mark.parametrize("spoilt", [0.0, 0.2])
+def test_a_cost_is_what_one_more_takes(spoilt: float) -> None:
+    """Costs come apart from each other and from the idle server's, also when one window is spoilt."""
+    found = measuring.result("short polling", measuring.TEACHING, polled(spoilt=spoilt))
+    assert found.cpu["requests"].value == pytest.approx(1e-3, rel=0.02)
+    assert found.cpu["deliveries"].value == pytest.approx(2e-6, rel=0.1)
+    assert found.cpu["requests"].low < 1e-3 < found.cpu["requests"].high
+    assert (found.units.request.up, found.units.request.down) == (100, 200)
+    assert found.units.delivery.down == pytest.approx(180)
+    assert found.memory.value == 10
+
+
+def test_no_interval_is_narrower_than_what_runs_differ_by() -> None:
+    """Windows without any scatter still say that another run would differ, and only what lies further is told apart."""
+    cost = measuring.result("short polling", measuring.TEACHING, polled()).cpu["requests"]
+    assert cost.high / cost.value >= measuring.RUNS_DIFFER <= 1.0001 * cost.value / cost.low
+    near, far = (Interval(*(number * by for number in cost)) for by in (1.5, 3.0))
+    assert not cost.apart(near)
+    assert compared("this", cost, "that", near) == "not told apart"
+    assert compared("this", cost, "that", far) == "this is cheaper"
+    assert compared("that", far, "this", cost) == "this is cheaper"
 
 
 def test_what_comes_out_below_nothing_is_nothing() -> None:
     """No unit has a negative cost, however noisy the windows."""
-    noisy = [window(0, 0.9), window(10, 0.1, requests=30, deliveries=2000, up=3000, down=366_000, beats=10, messages=1)]
-    assert measured("short polling", noisy).units.delivery.cpu == 0
-    assert measured("WebSocket", noisy + noisy, "deliveries").units.message.cpu == 0
-    assert measured("SSE", noisy, "deliveries").units.held.cpu == 0
+    ramp = tuple(window(n, 0.9 - 0.01 * n, deliveries=50 * n, down=5000 * n) for n in (0, 5, 10, 0, 5, 10))
+    beating = (window(0, 0.9), window(10, 0.1, beats=10, down=180))
+    found = measuring.result("SSE", measuring.TEACHING, (ramp, beating))
+    assert found.units.delivery.cpu == found.units.held.cpu == 0
+    assert all(0 <= interval.low <= interval.value <= interval.high for interval in found.cpu.values())
 
 
-def test_a_long_poll_is_its_answer_without_the_update() -> None:
-    """A long poll's request is measured with an update in it, whose cost beside polls is taken off again."""
-    loaded = [window(0, 0.2), window(10, 0.2 + 0.03 + 0.004, requests=30, deliveries=2000, up=3000, down=366_000)]
-    beating = [window(0, 0.1), window(10, 0.12, beats=200)]
-    units = processes.shared(
-        [measured("short polling", loaded), measured("long polling", []), measured("SSE", beating, "deliveries")]
-    )
-    poll, held, stream = units["short polling"], units["long polling"], units["SSE"]
-    assert held.request.cpu == pytest.approx(1e-3 - poll.delivery.cpu)
-    assert held.request.down == pytest.approx(200 - 180)
-    assert held.delivery == poll.delivery
-    assert held.message == stream.message == poll.request
-
-
-@pytest.mark.parametrize("model", [model.name for model in MODELS])
 @on_a_loop
-async def test_measure(model: str) -> None:
-    """Each model is measured in processes of its own: its bytes exactly, its CPU time above nothing."""
-    result = await processes.measure(model, seconds=0.5, counts=(0, 5, 10))
-    assert [w.connections for w in result.ramp] == [0, 5, 10]
-    assert isinstance(result.units, Units)
-    main = result.units.request if result.per == "requests" else result.units.delivery
-    assert result.ramp[-1].cpu > 0
-    assert 0 <= main.cpu < 0.1  # a slope over so short a time may come out as nothing on a busy machine
-    assert 100 < main.down < 500
-    assert result.ramp[0].up == result.ramp[0].down == 0
-    if model == "WebSocket":
-        assert 43 <= result.units.message.up < 2 * 43  # more than 43 if answers are on their way when it ends
-        assert result.units.message.down == pytest.approx(55, abs=4)
-    if model == "short polling":
-        assert 150 < result.units.delivery.down < 250
+async def test_measure() -> None:
+    """All models are measured in turn, in processes of their own: bytes exactly, CPU time above nothing."""
+    passes = [await measuring.look(column, seconds=0.2) for column in (measuring.TEACHING, measuring.LIMIT)]
+    found = measuring.results(passes)
+    units = measuring.in_column(found, measuring.TEACHING)
+    assert set(units) == set(measuring.in_column(found, measuring.LIMIT)) == {model.name for model in MODELS}
+    for each in found:
+        assert [w.connections for w in each.ramp] == [0, 40, 100]
+        assert each.ramp[0].up == each.ramp[0].down == 0
+        assert each.memory.value > 0
+        assert 0 <= each.waited <= 1
+    socket, stream, poll = units["WebSocket"], units["SSE"], units["short polling"]
+    assert 43 <= socket.message.up < 2 * 43  # more than 43 if answers are on their way when it ends
+    assert stream.message.up > 100
+    assert stream.message == poll.message == units["long polling"].message
+    assert 150 < poll.delivery.down < 250
+    assert 100 < socket.delivery.down < 400
+    assert 100 < stream.delivery.down < 400
+
+
+@on_a_loop
+async def test_speaker_posts_what_it_says() -> None:
+    """Beside an event stream a message up is a POST with a JSON body, and each is answered."""
+    with serve(ladder.talking(Feed())) as server, Wire(server.url, transcript=True) as wire:
+        load = Load("sse", wire.url, talk=0.01)
+        await load.connect(2)
+        await until(lambda: load.messages >= 10)
+        load.close()
+        assert wire.transcript is not None
+        said = [row.data for row in wire.transcript if row.way == "up" and row.kind == "DATA"]
+    assert said[0].startswith(b"POST /say HTTP/1.1")
+    assert said[0].endswith(b'{"type":"filter","id":1,"paths":[""]}')
 
 
 @on_a_loop
@@ -312,9 +301,9 @@ async def test_a_lost_connection_is_no_measurement() -> None:
 
 
 def test_a_busy_machine_is_said_to_be_busy() -> None:
-    """A window on a loop that was late is marked, and so is the measurement that has it."""
-    late = replace(RAMP[0], floor=1.0)
-    assert late.busy
-    assert not RAMP[0].busy
-    assert measured("long polling", [late]).busy
-    assert not measured("long polling", []).busy
+    """A window on a loop that was late is marked, and a measurement says how long others waited during its windows."""
+    quiet, loaded = polled()
+    assert replace(quiet[0], floor=1.0).busy
+    assert not quiet[0].busy
+    waited = (replace(quiet[0], waited=0.6), *quiet[1:])
+    assert measuring.result("short polling", measuring.TEACHING, (waited, loaded)).waited == 0.6

@@ -1,15 +1,29 @@
-"""What a model costs: measured, priced, and turned into a choice.
+"""What a model costs: measured, priced, and turned into advice.
 
-load.py       raw clients, cheaper than any server
-processes.py  a server in a process of its own: its CPU, memory and bytes, and what follows for one request
-ladder.py     from a tutorial's event stream to the fast path, step by step
-decision.py   which model, for which requirements, and where the answer flips
+load.py          raw clients, cheaper than any server
+processes.py     a server in a process of its own: its CPU, memory and bytes in a window of time
+measuring.py     unit costs: windows of all models in turn, slopes, and intervals that say what is told apart
+network.py       bytes as packets carry them
+ladder.py        from a tutorial's event stream to the fast path, step by step
+requirements.py  what a decision depends on
+decision.py      what each model would cost, and which will do at all
+flips.py         where a choice turns
+advice.py        what to build, and why
+trials.py        notebook 05's trials, and what their counts cost
+cases.py         what others chose, and where they say so
 """
 
-from lab.cost.decision import Decision, Requirements, recommend
+from lab.cost.advice import Recommendation, Threshold, choice, recommend
+from lab.cost.decision import Decision
+from lab.cost.network import on_the_network
+from lab.cost.requirements import Requirements
 
 __all__ = [
     "Decision",
+    "Recommendation",
     "Requirements",
+    "Threshold",
+    "choice",
+    "on_the_network",
     "recommend",
 ]

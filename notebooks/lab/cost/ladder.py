@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from lab.cost.load import Load
 from lab.cost.processes import ServerProcess, Window, observe
+from servers import sse
 from servers.arguments import Parser, number, whole
 from servers.background import ServerError, run
 from servers.feed import Batch, Feed, Gap
@@ -133,7 +134,22 @@ def part(body: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
+def talking(feed: Feed, *, source: Source | None = None) -> Service:
+    """servers/sse.py, whose clients have something to say: a POST with a JSON object, answered by 204.
+
+    No rung of the ladder: what a message up costs where the stream goes one way (lab.cost.measuring).
+    """
+    app = sse.create_app(feed, source=source)
+
+    @app.post("/say", status_code=204)
+    async def say(message: dict[str, Any]) -> None:
+        app.state.heard = message
+
+    return app
+
+
 RUNGS: dict[str, Callable[..., Service]] = {
+    "talking": talking,
     "tutorial": tutorial,
     "unasked": functools.partial(tutorial, asks=False),
     "woken": woken,

@@ -20,6 +20,7 @@ from servers.models import model
 
 DELIVERY = b'"seq":'  # in every update, once, on every wire
 TEXT, PING, PONG = 0x81, 0x89, 0x8A  # the first byte of a WebSocket frame that is whole (RFC 6455, section 5.2)
+SAID = b'{"type":"filter","id":1,"paths":[""]}'  # what a client says
 MASK = bytes(4)  # of zeros: what it masks stays as it is
 
 
@@ -28,7 +29,8 @@ class Load:
     """Raw clients of one server, and what they counted together.
 
     `interval` (s) is how often a short-polling client asks, `wait` (s) how long a long poll may be held, `talk` (s)
-    how often a WebSocket client says something: 0 is never. `up` and `down` are the bytes of TCP payload.
+    how often a client says something, on its WebSocket or, where streams are SSE, by POST: 0 is never. `up` and `down`
+    are the bytes of TCP payload.
     Raises UnknownModel, and ValueError for a model without raw clients and for a number that cannot be.
     """
 
@@ -59,6 +61,8 @@ class Load:
         """Open connections until there are `number`. Raises OSError when the server refuses one."""
         check_whole(number=number)
         kind = KINDS[model(self.model).slug]
+        if kind is Stream and self.talk:
+            kind = Speaker
         host, _, port = urlsplit(self.url).netloc.rpartition(":")
         while len(self.clients) < number:
             _, client = await asyncio.get_running_loop().create_connection(lambda: kind(self), host, int(port))
@@ -176,6 +180,31 @@ class Poll(RawClient):
         return b""
 
 
+class Speaker(RawClient):
+    """Who follows by SSE and has something to say: a connection that POSTs it, again and again."""
+
+    path = "/say"
+
+    def ask(self) -> None:
+        """Begin with a silence of one interval."""
+        self.later(self.load.talk, "say")
+
+    def say(self) -> None:
+        """POST what a WebSocket of the load would say."""
+        self.load.requests += 1
+        place = urlsplit(self.load.url).netloc
+        head = f"POST {self.path} HTTP/1.1\r\nHost: {place}\r\nContent-Type: application/json\r\n"
+        self.send(head.encode() + b"Content-Length: %d\r\n\r\n" % len(SAID) + SAID)
+
+    def take(self, data: bytes) -> bytes:
+        """An answer without a body ends in a blank line; then the next message is due."""
+        if not data.endswith(b"\r\n\r\n"):
+            return data
+        self.load.messages += 1
+        self.later(self.load.talk, "say")
+        return b""
+
+
 class Socket(RawClient):
     """A WebSocket that answers pings, and, if asked to, talks."""
 
@@ -206,8 +235,7 @@ class Socket(RawClient):
 
     def say(self) -> None:
         """Send a filter that lets everything through; the server's answer is counted as the message's."""
-        text = b'{"type":"filter","id":1,"paths":[""]}'
-        self.send(bytes([TEXT, 128 | len(text)]) + MASK + text)
+        self.send(bytes([TEXT, 128 | len(SAID)]) + MASK + SAID)
         self.later(self.load.talk, "say")
 
 

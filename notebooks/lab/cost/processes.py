@@ -1,41 +1,32 @@
-"""Servers in processes of their own, measured: what a request, a delivery, a quiet second and a connection cost there.
+"""Servers in processes of their own, watched: what each did and used in a window of time.
 
-    python -m servers MODEL ◀─ raw clients (load.py), 0, 30, 60, 100 of them ─▶ Window, Window, ... ─▶ Line ─▶ Units
-       └─ its CPU seconds and its memory, read from outside (psutil)              least squares: the slope is the cost
+    python -m servers MODEL ◀─ raw clients (load.py), so many of them ─▶ observe ─▶ Window
+       └─ its CPU seconds and its memory, read from outside (psutil)
 
 A server in the notebook's own process cannot be told apart from its clients. Here the operating system keeps the
-account. A cost is the *slope* over several counts, so that what the server needs without any client is left out.
+account. What follows from several windows is measuring.py's.
 """
 
 import asyncio
-import math
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-import numpy as np
 import psutil
 
 from lab.bench.metronome import metronome
 from lab.bench.result import BUSY, FULL
 from lab.cost.load import Load
-from lab.theory import Resources, Units
-from servers.feed import HEARTBEAT
 from servers.limits import check_positive
-from servers.models import model as find
 
 START_LIMIT = 20.0  # seconds until a server that says nothing is given up
 SAID = 20  # of the last lines that a server printed: what an error can tell
 SETTLE = 0.2  # seconds from the last handshake to a window
-COUNTS = (0, 30, 60, 100)  # connections
-QUIET = 1e-5  # updates per second: none, while we look
-FAST = 0.1  # seconds between heartbeats where heartbeats are measured
 
 
 class ServerProcess:
@@ -119,29 +110,6 @@ class Window:
         return self.floor > BUSY or self.waited > FULL
 
 
-async def windows(
-    model: str,
-    counts: Sequence[int] = COUNTS,
-    *,
-    seconds: float = 1.0,
-    rate: float = QUIET,
-    heartbeat: float = HEARTBEAT,
-    interval: float = 0.1,
-    talk: float = 0.0,
-) -> list[Window]:
-    """One server process, more and more connections, a window at each of the ascending `counts`.
-
-    `interval` and `talk` are what the clients keep to (see `lab.cost.load.Load`), all in seconds. Raises RuntimeError
-    when a connection is lost.
-    """
-    with ServerProcess(model, rate=rate, heartbeat=heartbeat) as server:
-        clients = Load(model, server.url, interval=interval, talk=talk)
-        try:
-            return [await observe(server, clients, count, seconds) for count in counts]
-        finally:
-            clients.close()
-
-
 COUNTED = ("requests", "deliveries", "beats", "messages", "up", "down")
 
 
@@ -161,24 +129,6 @@ async def observe(server: ServerProcess, clients: Load, count: int, seconds: flo
     return Window(count, took, used, server.memory, floor=ticks.floor, waited=ticks.waited, **counted)
 
 
-class Line(NamedTuple):
-    """y = intercept + slope x by least squares, and the standard error of the slope."""
-
-    slope: float
-    intercept: float
-    error: float
-
-    @classmethod
-    def through(cls, x: Sequence[float], y: Sequence[float], resolution: float = 0.0) -> "Line":
-        """Through three points or more; `resolution` of y keeps the error from being smaller than the instrument's."""
-        xs, ys = np.asarray(x, float), np.asarray(y, float)
-        slope, intercept = np.polyfit(xs, ys, 1)
-        scatter = ys - intercept - slope * xs
-        spread = float(((xs - xs.mean()) ** 2).sum())
-        error = math.sqrt(float((scatter**2).sum()) / max(len(xs) - 2, 1) / spread)
-        return cls(float(slope), float(intercept), max(error, resolution / float(np.ptp(xs))))
-
-
 def cpu_seconds(account: psutil.Process) -> float:
     """CPU seconds that a process has used, its threads' and the kernel's work for it included."""
     if sys.platform == "linux":  # psutil reads /proc/PID/stat there, which counts in hundredths of a second
@@ -195,103 +145,3 @@ def cpu_resolution() -> float:
             steps.add(now - last)
             last = now
     return min(steps, default=0.01)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One model's costs, and the windows that they come from: `ramp` over several counts, `extra` for the rest."""
-
-    model: str
-    per: str
-    ramp: list[Window]
-    extra: list[Window]
-    cpu: Line  # CPU seconds per second, over what is counted in `per` per second
-    memory: Line  # bytes, over connections
-    units: Units
-
-    @property
-    def busy(self) -> bool:
-        """Whether any window is not to be believed."""
-        return any(window.busy for window in self.ramp + self.extra)
-
-
-async def measure(model: str, *, seconds: float = 1.0, counts: Sequence[int] = COUNTS) -> Measured:
-    """What each unit of work costs one of the four servers, on this machine, in about a dozen seconds.
-
-    Each is loaded by what it is about: polls that find nothing; held requests that are answered by one update each;
-    deliveries. A second server process of the model shows the rest: deliveries beside polls, heartbeats, messages.
-    Raises UnknownModel for what is none, ValueError for one that no load is written for.
-    """
-    measured = find(model)
-    name = measured.slug
-    resolution = 2 * cpu_resolution() / seconds  # of CPU seconds per second: a reading at either end
-    twice = (counts[0], counts[-1])
-    match name:
-        case "short-polling":
-            per = "requests"
-            ramp = await windows(name, counts, seconds=seconds)
-            extra = await windows(name, twice, rate=100, seconds=seconds)
-        case "long-polling":
-            per = "requests"
-            ramp = await windows(name, counts, rate=15, seconds=seconds)
-            extra = []
-        case "websocket":
-            per = "deliveries"
-            ramp = await windows(name, counts, rate=50, seconds=seconds)
-            extra = await windows(name, twice, heartbeat=FAST, seconds=seconds)
-            extra += await windows(name, twice, talk=0.05, seconds=seconds)
-        case "sse":
-            per = "deliveries"
-            ramp = await windows(name, counts, rate=50, seconds=seconds)
-            extra = await windows(name, twice, heartbeat=FAST, seconds=seconds)
-        case _:
-            raise ValueError(f"there is no load to measure {measured.name} with")
-    work = [getattr(window, per) / window.seconds for window in ramp]
-    cpu = Line.through(work, [window.cpu / window.seconds for window in ramp], resolution)
-    used = [window for window in ramp if window.connections]  # the first connection loads code: it is in the intercept
-    memory = Line.through([window.connections for window in used], [window.memory for window in used])
-    return Measured(measured.name, per, ramp, extra, cpu, memory, _units(measured.name, ramp, extra, cpu, memory))
-
-
-def _units(model: str, ramp: list[Window], extra: list[Window], cpu: Line, memory: Line) -> Units:
-    """Unit costs from windows. Whatever comes out below nothing is noise, and counts as nothing."""
-    full, held = ramp[-1], Resources(memory=max(0.0, memory.slope))
-    slope = max(0.0, cpu.slope)
-    if model == "short polling":
-        request = Resources(slope, full.up / full.requests, full.down / full.requests)
-        empty, loaded = extra
-        rest = loaded.cpu - empty.cpu * loaded.seconds / empty.seconds - slope * loaded.requests
-        down = (loaded.down - request.down * loaded.requests) / loaded.deliveries
-        delivery = Resources(max(0.0, rest / loaded.deliveries), 0.0, down)
-        return Units(request, delivery, held, request)
-    if model == "long polling":
-        request = Resources(slope, full.up / full.requests, full.down / full.requests)
-        return Units(request, Resources(), held, request)  # one update in each answer: see `shared`
-    delivery = Resources(slope, 0.0, full.down / full.deliveries)
-    empty, beating = extra[:2]
-    if not beating.beats:
-        raise RuntimeError(f"{model}: no heartbeat came while its cost was measured: the machine is too busy")
-    beat = beating.cpu - empty.cpu * beating.seconds / empty.seconds
-    quiet = Resources(max(0.0, beat), beating.up, beating.down) * (1 / beating.beats / HEARTBEAT)
-    message = Resources()
-    if len(extra) > 2:
-        empty, talking = extra[2:]
-        said = talking.cpu - empty.cpu * talking.seconds / empty.seconds
-        message = Resources(max(0.0, said), talking.up, talking.down) * (1 / talking.messages)
-    return Units(Resources(), delivery, held + quiet, message)
-
-
-def shared(measured: Sequence[Measured]) -> dict[str, Units]:
-    """The four models' units, where one model borrows from another what its own load does not show.
-
-    A delivery inside an answer costs a long poll what it costs a poll, so a long poll's request is its slope without
-    it. Where nothing flows up, a client that has something to say makes a plain request, as a poll does.
-    """
-    units = {each.model: each.units for each in measured}
-    poll, held = units["short polling"], units["long polling"]
-    alone = Resources(
-        max(0.0, held.request.cpu - poll.delivery.cpu), held.request.up, held.request.down - poll.delivery.down
-    )
-    units["long polling"] = replace(held, request=alone, delivery=poll.delivery, message=poll.request)
-    units["SSE"] = replace(units["SSE"], message=poll.request)
-    return units

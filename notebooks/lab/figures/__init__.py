@@ -19,7 +19,7 @@ from lab.figures.bars import request_bars
 from lab.figures.curves import asked_together, copy_age, law_and_points, most_together, shares
 from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
-from lab.figures.maps import boundaries, decision_map, flip, slopes
+from lab.figures.maps import boundaries, decision_map, flip, slopes, unit_costs
 from lab.figures.page import Claims, Comparison, Source, claims
 from lab.figures.streams import cut_lines, proxy_lanes
 from lab.figures.style import GREY, INK, OTHER, STYLES, WIDTH, Picture, blank, show, style
@@ -55,4 +55,5 @@ __all__ = [
     "slopes",
     "style",
     "timeline",
+    "unit_costs",
 ]

@@ -14,19 +14,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from lab.cost.decision import Decision, Requirements
-from lab.cost.processes import Measured
+from lab.cost.decision import Decision
+from lab.cost.measuring import Interval, Measured
+from lab.cost.requirements import Requirements
 from lab.figures.style import GREY, INK, WIDTH, Picture, blank, style
 from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
-COLUMNS = 120  # of a map
+ONE = {"requests": "a request", "deliveries": "a delivery", "beats": "a heartbeat", "messages": "a message up"}
+COLUMNS = 60  # of a map
 
 
 def slopes(measured: Sequence[Measured]) -> Picture:
     """CPU time over work, and memory over connections: a point for each window, and the line whose slope is the cost.
 
-    Memory is drawn without the server's own, which is the line's intercept.
+    Of one column. Memory is drawn without the server's own: from the first ascent, above what its line begins with.
     """
     picture = Picture(figsize=(WIDTH, 4.4), layout="constrained")
     left, right = picture.subplots(1, 2)
@@ -37,34 +39,56 @@ def slopes(measured: Sequence[Measured]) -> Picture:
         cpu = np.array([1000 * w.cpu / w.seconds for w in each.ramp])
         dots: dict[str, Any] = {"marker": look.marker, "color": look.color, "markersize": look.size, "linestyle": ""}
         left.plot(work, cpu, **dots)
-        left.plot(work, 1000 * (each.cpu.intercept + each.cpu.slope * work), color=look.color, linestyle=look.line)
-        one = "request" if each.per == "requests" else "delivery"
-        labels[left].append((cpu.max(), work.max(), f"{each.model}\n{1e6 * each.cpu.slope:.0f} µs a {one}", look.color))
-        used = [w for w in each.ramp if w.connections]
+        across = np.array([0.0, work.max()])
+        left.plot(across, 1000 * (each.cpu["idle"].value + each.main.value * across), color=look.color,
+                  linestyle=look.line)  # fmt: skip
+        span = f"{each.model}\n{1e6 * each.main.low:.0f} to {1e6 * each.main.high:.0f} µs"
+        labels[left].append((cpu.max(), work.max(), span, look.color))
+        used = [w for w in each.ramp if w.connections][:2]
         held = np.array([0, *(w.connections for w in used)])
-        mib = np.array([w.memory - each.memory.intercept for w in used]) / 2**20
+        own = used[0].memory - each.memory.value * used[0].connections
+        mib = np.array([w.memory - own for w in used]) / 2**20
         right.plot(held[1:], mib, **dots)
-        right.plot(held, each.memory.slope * held / 2**20, color=look.color, linestyle=look.line)
-        labels[right].append((mib[-1], held[-1], f"{each.model}\n{each.memory.slope / 1024:.0f} KiB each", look.color))
-    left.set(xlabel="requests or deliveries per second", ylabel="CPU time (ms per second)")
+        right.plot(held, each.memory.value * held / 2**20, color=look.color, linestyle=look.line)
+        labels[right].append((mib[-1], held[-1], f"{each.model}\n{each.memory.value / 1024:.0f} KiB each", look.color))
+    left.set(xlabel="polls, long polls or deliveries per second", ylabel="CPU time (ms per second)")
     right.set(xlabel="connections", ylabel="memory above the idle server's (MiB)")
     for axes in (left, right):
         axes.margins(x=0.04)
         axes.set_xlim(right=1.55 * axes.get_xlim()[1])
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         _name_lines(axes, labels[axes])
-    dearest = max(measured, key=lambda each: each.memory.slope)
-    busy = "; machine too busy to be believed" if any(each.busy for each in measured) else ""
-    _headline(picture, f"A cost is a slope: {dearest.model} holds most memory, polls take most CPU", f"LIVE{busy}")
+    waited = max(each.waited for each in measured)
+    tag = f"LIVE; somebody waited for a CPU {waited:.0%} of the time"
+    _headline(picture, f"A cost is a slope: {measured[0].column}", tag)
     picture.alt = (
         "CPU time per second against work per second, and memory against connections, a line each. "
         + " ".join(
-            f"{each.model}: {1e6 * each.cpu.slope:.0f} µs of CPU for each of its {each.per}, "
-            f"{each.memory.slope / 1024:.0f} KiB a connection."
+            f"{each.model}: {_range(each.main, 1e6)} µs of CPU for each of its {each.per}, "
+            f"{each.memory.value / 1024:.0f} KiB a connection."
             for each in measured
         )
     )
     return picture
+
+
+def unit_costs(measured: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """A table's columns, by model: every unit cost of one column, CPU time and memory with their intervals."""
+    return {each.model: _unit_costs(each) for each in measured}
+
+
+def _unit_costs(each: Measured) -> dict[str, Any]:
+    units, quiet = each.units, each.units.held
+    spent = {f"CPU µs, {ONE[name]}": _range(found, 1e6) for name, found in each.cpu.items() if name != "idle"}
+    return {
+        **spent,
+        "CPU µs a second, nobody there": f"{1e6 * each.cpu['idle'].value:,.0f}",
+        "memory KiB a connection": _range(each.memory, 1 / 1024),
+        "bytes up, down, a request": f"{units.request.up:.0f}, {units.request.down:.0f}",
+        "bytes down, a delivery": f"{units.delivery.down:.0f}",
+        "bytes up, down, a message": f"{units.message.up:.0f}, {units.message.down:.0f}",
+        "bytes both ways, a quiet second": f"{quiet.up + quiet.down:.2g}",
+    }
 
 
 def flip(
@@ -84,15 +108,18 @@ def flip(
     axis = np.geomspace(points[0] / 1.6, points[-1] * 1.6, 200)
     found = "; ".join(f"{name} {counted[name][points[0]]:.3g} then {counted[name][points[-1]]:.3g}" for name in counted)
     alt = f"{ylabel} against {xlabel}; the curves cross at {at:.3g}. VIRTUAL, below and above: {found}."
-    picture, axes = blank(title, xlabel, ylabel, height=3.4, alt=alt)
+    inside = axis[0] <= at <= axis[-1]
+    picture, axes = blank(title if inside else "No flip here: one is cheaper throughout", xlabel, ylabel, height=3.4,
+                          alt=alt)  # fmt: skip
     for name, law in curves.items():
         look = style(name.partition(",")[0])
         line = look.line if name in MODELS else (0, (3.0 * len(axes.lines) + 1, 1))
         axes.loglog(axis, law(axis), color=look.color, linestyle=line, label=name)
         runs = counted.get(name, {})
         axes.plot(list(runs), list(runs.values()), look.marker, color=look.color, markersize=look.size + 2)
-    axes.axvline(at, color=GREY, linewidth=1.2)
-    axes.annotate(f" {at:.3g}", (at, 0.03), xycoords=("data", "axes fraction"), color=INK, weight="bold")
+    if inside:
+        axes.axvline(at, color=GREY, linewidth=1.2)
+        axes.annotate(f" {at:.3g}", (at, 0.03), xycoords=("data", "axes fraction"), color=INK, weight="bold")
     for ticks in (axes.xaxis, axes.yaxis):
         ticks.set_major_formatter(lambda value, _: f"{value:g}")
         low, high = ticks.get_view_interval()
@@ -136,12 +163,12 @@ def decision_map(
 def boundaries(decision: Decision, rate: float, budgets: tuple[float, float]) -> list[tuple[float, str | None]]:
     """From the tightest budget up, at this rate: (the budget from which on it is the choice, the model), ascending."""
     low, high = budgets
-    steps = np.geomspace(low, high, 30)
+    steps = np.geomspace(low, high, 20)
     found: list[tuple[float, str | None]] = [(low, _choice(decision, rate, low))]
     for below, above in itertools.pairwise(steps):
         here, there = found[-1][1], _choice(decision, rate, above)
         a, b = float(below), float(above)
-        while here != there and b / a > 1 + 1e-6:
+        while here != there and b / a > 1 + 1e-5:
             middle = math.sqrt(a * b)
             a, b = (middle, b) if _choice(decision, rate, middle) == here else (a, middle)
         if here != there:
@@ -208,7 +235,7 @@ def _stacks(
     stacks = {rate: boundaries(decision, rate, budgets) for rate in columns}
     for left, right in itertools.pairwise(columns):
         a, b = left, right
-        while _models(stacks[a]) != _models(stacks[b]) and b / a > 1.001:
+        while _models(stacks[a]) != _models(stacks[b]) and b / a > 1.01:
             middle = math.sqrt(a * b)
             stacks[middle] = boundaries(decision, middle, budgets)
             a, b = (middle, b) if _models(stacks[middle]) == _models(stacks[a]) else (a, middle)
@@ -269,6 +296,17 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
         placed.append((x, min([y, *(other - 0.1 * height for other in beside)])))
         offset: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "annotation_clip": False}
         axes.annotate(text, placed[-1], color=color, size=9.5, va="center", **offset)
+
+
+def _range(interval: Interval, scale: float) -> str:
+    """ "24 (18 to 33)"."""
+    value, low, high = (scale * number for number in interval)
+    return f"{_short(value)} ({_short(low)} to {_short(high)})"
+
+
+def _short(number: float) -> str:
+    """Two figures, or all before the point."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _few(value: float, _: float) -> str:
