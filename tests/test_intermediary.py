@@ -21,6 +21,7 @@ from tests.support import PATIENCE, Events, on_a_loop, until
 
 COLLECTS = "gzip on; gzip_types text/event-stream; "
 DEAF = "proxy_ignore_headers X-Accel-Buffering; "
+CHUNKS = "proxy_http_version 1.1; "
 
 needs_nginx = pytest.mark.skipif(not nginx.installed(), reason="needs nginx: apt-get install nginx")
 both = pytest.mark.parametrize("imitate", [pytest.param(False, marks=needs_nginx), True], ids=["nginx", "imitation"])
@@ -156,14 +157,14 @@ async def test_a_silent_stream_is_cut_and_a_heartbeat_keeps_it(imitate: bool) ->
     "directives",
     [
         pytest.param("", id="default"),
-        pytest.param(DEAF, id="header ignored"),
+        pytest.param(CHUNKS + DEAF, id="header ignored"),
         pytest.param(COLLECTS, id="header heeded"),
         pytest.param(COLLECTS + DEAF + "proxy_buffering off;", id="buffering off"),
     ],
 )
 @on_a_loop
 async def test_small_events_pass_at_once(imitate: bool, directives: str) -> None:
-    """Over plain HTTP the default does not hold them back; a compressor that was told to flush neither."""
+    """Over HTTP/1.1 nothing holds them back, nor does a compressor, or HTTP/1.0, where the server asks for it."""
     with served() as (app, url), intermediary(url, directives, imitate=imitate) as between:
         await each_comes_before_the_next(app.feed, between, "gzip")
 
@@ -181,7 +182,7 @@ async def test_small_events_pass_through_tls_when_asked_to(imitate: bool, direct
 @on_a_loop
 async def test_nginx_does_not_compress_for_a_client_that_accepts_no_gzip() -> None:
     """The client's own cure: Accept-Encoding: identity, which the course's robust client sends."""
-    with served() as (app, url), intermediary(url, COLLECTS + DEAF) as between:
+    with served() as (app, url), intermediary(url, CHUNKS + COLLECTS + DEAF) as between:
         await each_comes_before_the_next(app.feed, between, "identity")
 
 
@@ -196,9 +197,13 @@ async def each_comes_before_the_next(feed: Feed, between: Between, encoding: str
 
 
 @both
-@pytest.mark.parametrize(("directives", "tls"), [(COLLECTS + DEAF, False), (DEAF, True)], ids=["gzip", "TLS"])
+@pytest.mark.parametrize(
+    ("directives", "tls"),
+    [(CHUNKS + COLLECTS + DEAF, False), (CHUNKS + DEAF, True), (DEAF, False)],
+    ids=["gzip", "TLS", "HTTP/1.0"],
+)
 @on_a_loop
-async def test_gzip_or_tls_holds_everything_back_until_the_end(imitate: bool, directives: str, tls: bool) -> None:
+async def test_gzip_tls_or_http_1_0_holds_everything_back_until_the_end(imitate: bool, directives: str, tls: bool) -> None:
     """Without a word from the server nothing comes, not even the head; at the end of the stream, all of it."""
     with served() as (app, url), intermediary(url, directives, tls=tls, imitate=imitate) as between:
         seen = list[bytes]()

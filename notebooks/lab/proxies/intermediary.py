@@ -27,6 +27,7 @@ LIMIT = 10.0  # seconds for its thread to start or to end
 KNOWN = re.compile(
     r"proxy_read_timeout (?P<idle>[0-9.]+)s|(?P<gzip>gzip on)|gzip_types text/event-stream"
     r"|(?P<direct>proxy_buffering off)|(?P<deaf>proxy_ignore_headers X-Accel-Buffering)"
+    r"|(?P<chunks>proxy_http_version 1\.1)"
 )
 
 
@@ -64,11 +65,14 @@ def intermediary(target: str, directives: str = "", *, tls: bool = False, imitat
 
 
 class _Imitation:
-    """What of nginx matters to a stream: it ends one that is silent for too long; a compressor, and TLS, collect."""
+    """What of nginx matters to a stream: it ends one that is silent for too long; a compressor, and TLS, collect.
+
+    So does it all by itself where it asks the server by HTTP/1.0, its default: a stream has no chunks there.
+    """
 
     def __init__(self, target: str, directives: str, tls: bool) -> None:
         self.target, self.tls = urlsplit(target), tls
-        self.idle, self.gzip, self.direct, self.deaf = IDLE, False, False, False
+        self.idle, self.gzip, self.direct, self.deaf, self.chunks = IDLE, False, False, False, False
         for directive in filter(None, map(str.strip, directives.split(";"))):
             known = KNOWN.fullmatch(directive)
             if not known:
@@ -77,6 +81,7 @@ class _Imitation:
             self.gzip |= bool(known["gzip"])
             self.direct |= bool(known["direct"])
             self.deaf |= bool(known["deaf"])
+            self.chunks |= bool(known["chunks"])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection until one of its ends, or the relay itself, goes."""
@@ -120,7 +125,8 @@ class _Imitation:
     def collects(self, head: bytes) -> bool:
         """Whether bytes wait for more of them; a server asks for the contrary in a header."""
         asked = re.search(rb"x-accel-buffering: *no\r", head, re.IGNORECASE) and not self.deaf
-        return (self.gzip or self.tls) and not self.direct and not asked
+        endless = not self.chunks and b"content-length:" not in head.lower()
+        return (self.gzip or self.tls or endless) and not self.direct and not asked
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
