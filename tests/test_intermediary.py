@@ -203,7 +203,9 @@ async def each_comes_before_the_next(feed: Feed, between: Between, encoding: str
     ids=["gzip", "TLS", "HTTP/1.0"],
 )
 @on_a_loop
-async def test_gzip_tls_or_http_1_0_holds_everything_back_until_the_end(imitate: bool, directives: str, tls: bool) -> None:
+async def test_gzip_tls_or_http_1_0_holds_everything_back_until_the_end(
+    imitate: bool, directives: str, tls: bool
+) -> None:
     """Without a word from the server nothing comes, not even the head; at the end of the stream, all of it."""
     with served() as (app, url), intermediary(url, directives, tls=tls, imitate=imitate) as between:
         seen = list[bytes]()
