@@ -403,16 +403,6 @@ test_a_right_answer_passes, test_a_wrong_answer_is_told_why, test_no_answer_is_t
 
 # ── all corpora ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-STILL_WITHOUT = {  # notebooks 05 and 06; a check that gets a corpus leaves this list
-    "break_even",
-    "client_frame",
-    "cost_per_delivery",
-    "crossover",
-    "mirror",
-    "polls_fit",
-    "websocket_client",
-}
-
 
 def all_corpora() -> list[Corpus]:
     modules = [importlib.import_module(path.stem) for path in sorted(Path(__file__).parent.glob("test_checks*.py"))]
@@ -427,7 +417,7 @@ def test_every_exercise_has_a_corpus() -> None:
         print(f"{name:24} {len(corpus.right):3} right, however unusual  {len(corpus.wrong):3} wrong, and told why")
         assert len(corpus.right) >= 7, name
         assert len(corpus.wrong) >= 7, name
-    assert set(corpora) == exercises - STILL_WITHOUT
+    assert set(corpora) == exercises
 
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -449,4 +449,5 @@ MIRRORS = Corpus(
     },
 )  # fmt: skip
 
-test_right, test_wrong, test_no_answer = judging([CROSSOVERS, MIRRORS])
+CORPORA = [CROSSOVERS, MIRRORS]
+test_right, test_wrong, test_no_answer = judging(CORPORA)

@@ -217,4 +217,5 @@ FITS = Corpus(
     },
 )
 
-test_right, test_wrong, test_no_answer = judging([COSTS, BREAK_EVENS, FITS])
+CORPORA = [COSTS, BREAK_EVENS, FITS]
+test_right, test_wrong, test_no_answer = judging(CORPORA)

@@ -467,7 +467,8 @@ CLIENTS = Corpus(
     },
 )
 
-test_right, test_wrong, test_no_answer = judging([FRAMES, CLIENTS])
+CORPORA = [FRAMES, CLIENTS]
+test_right, test_wrong, test_no_answer = judging(CORPORA)
 
 
 @pytest.mark.parametrize("answer", [follower(), robust], ids=["solution", "lab.clients"])

@@ -53,6 +53,8 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
             ("often = 10", "often = 0.1"),
         ],
     ),
+    "03_websockets": (15, []),  # its changes: tests/test_changes_websocket.py
+    "04_server_sent_events": (15, [("RATE = 3 ", "RATE = 10 "), ('"requests": 48,', '"requests": "three",')]),
     "05_side_by_side": (3, [("gb_down=0.05", "gb_down=0")]),
     "06_file_updates": (10, [('"copy late by push (ms)": 25,', '"copy late by push (ms)": "soon",')]),
 }
