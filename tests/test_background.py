@@ -291,6 +291,7 @@ async def test_clients_that_neither_read_nor_leave_cannot_keep_a_server_from_sto
         stream.send(b"GET /sse/events HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.send(Raw.HANDSHAKE.replace(b"/ws", b"/socket/ws"))
         await until(lambda: app.held == [0, 1, 1])
+        feed.publish("large", content=bytes(8_000_000))  # an answer ends with the update that fills it
         for number in range(120):
             feed.publish(f"{number}", content=BIG)
         poll.send(b"GET /long/updates?after=0 HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -266,7 +266,7 @@ async def test_measure() -> None:
         assert each.memory.value > 0
         assert 0 <= each.waited <= 1
     socket, stream, poll = units["WebSocket"], units["SSE"], units["short polling"]
-    assert 43 <= socket.message.up < 2 * 43  # more than 43 if answers are on their way when it ends
+    assert 0.9 * 43 <= socket.message.up < 2 * 43  # messages and their bytes are counted a moment apart
     assert stream.message.up > 100
     assert stream.message == poll.message == units["long polling"].message
     assert 150 < poll.delivery.down < 250
