@@ -6,6 +6,7 @@ Schedule ─▶ four servers, their clients ─▶ Runs ─▶ counted(run): Wor
 import asyncio
 import contextlib
 import functools
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -102,6 +103,15 @@ def both_sides(flip: float, low: float, high: float) -> tuple[float, float]:
     return (flip / 2, 2 * flip) if low <= flip <= high else (low, high)
 
 
+def around(flip: float, low: float, high: float, *, per: float, seconds: float) -> dict[float, Schedule]:
+    """News on both sides of a flip, by how many updates really come in `per` seconds."""
+    found = {}
+    for x in both_sides(flip, low, high):
+        news = Schedule.poisson(x / per, seconds, seed=3)
+        found[len(news) / news.seconds * per] = news
+    return found
+
+
 def as_said(flip: float, cheaper_beyond: Mapping[float, float], other: Mapping[float, float]) -> bool:
     """Whether the first is cheaper beyond the flip and the second before it, wherever that is clear."""
     clear = [x for x in other if not flip / CLEAR < x < flip * CLEAR]
@@ -125,6 +135,13 @@ def conversation(model: str, share: float, news: Schedule, delay: float) -> tupl
     client = functools.partial(_on_socket if model == SOCKET else _by_post, share, said)
     make = talking if model == STREAM else MAKE[model]
     return Trial(make, client, news).virtual(delay=delay), len(said)
+
+
+def conversations(
+    models: Sequence[str], shares: Sequence[float], news: Schedule, delay: float
+) -> dict[str, dict[float, tuple[Run, int]]]:
+    """Conversations by model and share."""
+    return {model: {share: conversation(model, share, news, delay) for share in shares} for model in models}
 
 
 async def _by_post(share: float, said: list[Any], url: str, log: ClientLog) -> None:
@@ -238,7 +255,26 @@ def verdict(tests: Mapping[str, Any], condition: str = "") -> str:
     return f"holds if {condition}" if any(passed) else "does not hold"
 
 
-def verdicts(found: Mapping[str, tuple[str, str]]) -> str:
-    """A table in Markdown: claim, verdict, what was measured."""
-    rows = [f"| {claim} | **{word}** | {shown} |" for claim, (word, shown) in found.items()]
-    return "\n".join(["| the claim | the verdict | measured |", "|---|---|---|", *rows])
+class Verdicts:
+    """Claims that were judged: the verdict on each in `words`, and a table of all in a notebook."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, str] = {}
+        self.shown: dict[str, str] = {}
+
+    def judge(self, claim: str, tests: Mapping[str, Any], shown: str, condition: str = "") -> str:
+        """Judge a claim by these tests; `shown` is what was measured."""
+        self.words[claim], self.shown[claim] = verdict(tests, condition), shown
+        return self.words[claim]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{claim}: {word}" for claim, word in self.words.items())
+
+    def _repr_markdown_(self) -> str:
+        rows = [f"| {claim} | **{word}** | {self.shown[claim]} |" for claim, word in self.words.items()]
+        return "\n".join(["| the claim | the verdict | measured |", "|---|---|---|", *rows])
+
+
+def lines(thing: Any) -> int:
+    """Of source."""
+    return len(inspect.getsource(thing).splitlines())

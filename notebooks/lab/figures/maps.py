@@ -58,8 +58,8 @@ def slopes(measured: Sequence[Measured]) -> Picture:
         axes.set_xlim(right=1.55 * axes.get_xlim()[1])
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         _name_lines(axes, labels[axes])
-    waited = max(each.waited for each in measured)
-    tag = f"LIVE; somebody waited for a CPU {waited:.0%} of the time"
+    others = max(each.others for each in measured)
+    tag = f"LIVE, no processor asleep; others took {others:.0%} of the machine"
     _headline(picture, f"A cost is a slope: {measured[0].column}", tag)
     picture.alt = (
         "CPU time per second against work per second, and memory against connections, a line each. "

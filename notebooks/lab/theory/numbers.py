@@ -68,3 +68,8 @@ def share_gone(x: Number) -> Number:
 def fitting(room: int) -> float:
     """The most updates that may come on average, x, so that x + 5 √x fit into `room`: with five deviations."""
     return (math.sqrt(25 + 4 * room) - 5) ** 2 / 4
+
+
+def fits(mean: Any, room: int) -> Any:
+    """Whether so many updates, on average, fit into `room`: up to `fitting`, and what rounding adds to it."""
+    return np.asarray(mean) <= (1 + 1e-9) * fitting(room)
