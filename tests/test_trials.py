@@ -10,7 +10,7 @@ import pytest
 
 from lab import theory
 from lab.bench import Schedule
-from lab.cost import Bills, cases, trials
+from lab.cost import Bills, cases, counted, trials
 from lab.cost.decision import REFERENCE
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM
 from servers import Feed, serve
@@ -42,9 +42,9 @@ def test_counts_are_the_laws() -> None:
     followers = {SHORT: trials.follow(SHORT, interval=0.5)}
     [run] = trials.pulled_and_pushed((SHORT,), {1.0: NEWS}, followers, 0.01)[SHORT].values()
     law = theory.work(SHORT, len(NEWS) / NEWS.seconds, interval=0.5)
-    counted = trials.counted(run)
-    assert counted.requests == pytest.approx(law.requests, rel=0.1)
-    assert counted.deliveries == pytest.approx(law.deliveries)
+    work = counted(run)
+    assert work.requests == pytest.approx(law.requests, rel=0.1)
+    assert work.deliveries == pytest.approx(law.deliveries)
 
 
 def test_streams_end_from_either_side() -> None:

@@ -15,7 +15,7 @@ cases.py         what others chose, and where they say so
 """
 
 from lab.cost.advice import Recommendation, Threshold, choice, recommend
-from lab.cost.bills import Bills
+from lab.cost.bills import Bills, counted
 from lab.cost.decision import Decision
 from lab.cost.network import on_the_network
 from lab.cost.requirements import Requirements
@@ -27,6 +27,7 @@ __all__ = [
     "Requirements",
     "Threshold",
     "choice",
+    "counted",
     "on_the_network",
     "recommend",
 ]

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 from lab import theory
 from lab.bench.result import count, seconds
+from lab.cost.bills import MONTH
 from lab.cost.decision import REFERENCE, Decision, figure, in_bytes
 from lab.cost.flips import REACH, Flip, flips
 from lab.cost.network import on_the_network
 from lab.cost.requirements import Requirements
 from lab.theory import LONG, SHORT, SOCKET, STREAM, Prices, Resources, Units
 
-MONTH = 365.25 / 12 * 86400  # seconds
 SIMPLEST = (SHORT, STREAM, LONG, SOCKET)  # to run, the simplest first
 IN_TALK = (SHORT, SOCKET, STREAM, LONG)  # where the clients say much: one order of messages instead of two
 TALK = (0.5, 1.0)  # messages up per update, or in a second, from which on clients talk

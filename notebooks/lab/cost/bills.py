@@ -9,8 +9,22 @@ from typing import Any
 
 from lab import theory
 from lab.bench import Run
-from lab.cost.trials import counted, monthly
-from lab.theory import LONG, SHORT, SOCKET, STREAM, Prices, Units
+from lab.theory import LONG, SHORT, SOCKET, STREAM, Prices, Units, Work
+
+MONTH = 365.25 / 12 * 86400  # seconds
+BILLED = 1000  # clients
+
+
+def counted(run: Run, messages: int = 0) -> Work:
+    """A run as work per client and second."""
+    seconds = run.clients * run.schedule.seconds
+    asked = len(run.requests_between(0, run.schedule.seconds))
+    return Work(asked / seconds, len(run.first_deliveries) / seconds, 1.0, messages / seconds)
+
+
+def monthly(work: Work, units: Units, prices: Prices) -> Any:
+    """What a month costs for BILLED clients."""
+    return BILLED * MONTH * work.cost(units).price(prices)
 
 
 @dataclass(frozen=True)

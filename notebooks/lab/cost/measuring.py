@@ -129,8 +129,8 @@ class _Running:
     seen: list[Window] = field(default_factory=list)
 
     async def look(self, seconds: float, *, talk: float = 0.0) -> None:
-        """A window with each number of connections; while they talk, only with the most."""
-        counts = self.setting.counts[-1:] if talk and self.seen else self.setting.counts
+        """A window with each number of connections; the one with none, which is always the same, is seen once."""
+        counts = self.setting.counts[1:] if self.seen else self.setting.counts
         clients = Load(find(self.model).slug, self.server.url, interval=self.setting.interval, talk=talk)
         try:
             for count in counts:
@@ -164,6 +164,8 @@ async def measure(
     with ExitStack() as ends:
         await asyncio.gather(*(asyncio.to_thread(ends.enter_context, one.server) for one in running))
         ends.enter_context(kept_awake())
+        for one in running:
+            ends.callback(one.server.process.terminate)  # all of them, before any is waited for
         beating = [one for one in running if one.setting.heartbeat]
         await asyncio.gather(*(one.look(max(seconds, 1.1 * FAST_BEAT)) for one in beating))
         for one in running:

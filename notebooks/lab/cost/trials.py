@@ -1,6 +1,6 @@
 """Notebook 05's trials: four models on one log, clients that talk back, files that travel, and what all of it costs.
 
-Schedule ─▶ four servers, their clients ─▶ Runs ─▶ counted(run): Work in a client's second ─▶ a month's bill
+Schedule ─▶ four servers, their clients ─▶ Runs ─▶ bills.py: work in a client's second ─▶ a month's bill
 """
 
 import asyncio
@@ -22,15 +22,13 @@ from lab.clients import Update
 from lab.cost.ladder import talking
 from lab.cost.load import SAID
 from lab.proxies import Wire
-from lab.theory import MODELS, SOCKET, STREAM, Prices, Units, Work
+from lab.theory import MODELS, SOCKET, STREAM
 from servers import Feed, serve, sse
 from servers.models import model as find
 from servers.service import Service
 from servers.sse import update_blocks
 from servers.websocket import updates_message
 
-MONTH = 365.25 / 12 * 86400  # seconds
-BILLED = 1000  # clients
 CLEAR = 1.25  # how far from a flip, as a factor, a count of updates that came by chance has to lie
 MAKE = {model: find(model).create_app for model in MODELS}
 
@@ -84,18 +82,6 @@ def received(run: Run) -> list[list[int]]:
     for client, seq, _ in run.all_deliveries:
         by_client[client].append(seq)
     return by_client
-
-
-def counted(run: Run, messages: int = 0) -> Work:
-    """A run as work per client and second."""
-    seconds = run.clients * run.schedule.seconds
-    asked = len(run.requests_between(0, run.schedule.seconds))
-    return Work(asked / seconds, len(run.first_deliveries) / seconds, 1.0, messages / seconds)
-
-
-def monthly(work: Work, units: Units, prices: Prices) -> Any:
-    """What a month costs for BILLED clients."""
-    return BILLED * MONTH * work.cost(units).price(prices)
 
 
 def both_sides(flip: float, low: float, high: float) -> tuple[float, float]:

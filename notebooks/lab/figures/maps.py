@@ -22,7 +22,7 @@ from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
 ONE = {"requests": "a request", "deliveries": "a delivery", "beats": "a heartbeat", "messages": "a message up"}
-COLUMNS = 60  # of a map
+COLUMNS = 40  # of a map
 
 
 def slopes(measured: Sequence[Measured]) -> Picture:
@@ -168,7 +168,7 @@ def boundaries(decision: Decision, rate: float, budgets: tuple[float, float]) ->
     for below, above in itertools.pairwise(steps):
         here, there = found[-1][1], _choice(decision, rate, above)
         a, b = float(below), float(above)
-        while here != there and b / a > 1 + 1e-5:
+        while here != there and b / a > 1 + 1e-4:
             middle = math.sqrt(a * b)
             a, b = (middle, b) if _choice(decision, rate, middle) == here else (a, middle)
         if here != there:
