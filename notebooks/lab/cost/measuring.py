@@ -255,7 +255,8 @@ def _units(model: str, windows: Sequence[Sequence[Window]], cpu: Mapping[str, In
         request = Resources(spent["requests"], full.up / full.requests, full.down / full.deliveries)
         return Units(request, Resources(), held, request)
     if model == SHORT:
-        request = Resources(spent["requests"], full.up / full.requests, full.down / full.requests)
+        down = float(np.median([w.down / w.requests for w in windows[0] if w.requests]))  # answers may lag a window
+        request = Resources(spent["requests"], full.up / full.requests, down)
         loaded = windows[1][-1]
         inside = (loaded.down - request.down * loaded.requests) / loaded.deliveries
         return Units(request, Resources(spent["deliveries"], down=inside), held, request)

@@ -29,9 +29,9 @@ from lab.bench.result import BUSY, FULL
 from lab.cost.load import Load
 from servers.limits import check_positive
 
-START_LIMIT = 20.0  # seconds until a server that says nothing is given up
+START_LIMIT = 60.0  # seconds until a server that says nothing is given up
 SAID = 20  # of the last lines that a server printed: what an error can tell
-SETTLE = 0.1  # seconds from the last handshake to a window
+SETTLE = 0.1  # seconds from the last answer to a window
 CPUS = psutil.cpu_count() or 1
 AWAKE = 8  # processors kept awake, at most: more than a server and its load can use
 IDLING = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
