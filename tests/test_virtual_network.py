@@ -274,7 +274,7 @@ def test_delays_over_a_lossy_way_are_those_of_the_kernels_tcp() -> None:
 
     Measured by hand on 2026-11-29: Linux 6.18 between two network namespaces, packets lost both ways, a busy machine.
     """
-    kernel = {0.5: 0.027, 0.95: 0.276, 0.97: 0.280}
+    kernel = {0.25: 0.026, 0.5: 0.0266, 0.97: 0.280, 0.98: 0.293}  # at 0.9 and 0.95 are steps, of 0.05 and 0.2 s
 
     async def stream(net: Net) -> list[float]:
         delays = []
@@ -300,7 +300,7 @@ def test_delays_over_a_lossy_way_are_those_of_the_kernels_tcp() -> None:
     delays = np.array(run(stream, delay=0.025, packets=True))
     for share, seconds in kernel.items():
         assert np.quantile(delays, share) == pytest.approx(seconds, rel=0.12), share
-    assert 0.3 < np.quantile(delays, 0.995) < 0.8  # the kernel's: 0.52, lost twice
+    assert 0.5 < np.quantile(delays, 0.999) < 1.0  # lost twice; the kernel's: 0.62, and at 0.995 already 0.52
 
 
 # Bytes
