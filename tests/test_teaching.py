@@ -4,6 +4,7 @@ import contextlib
 import csv
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from lab.checks.verdict import is_stub
 from lab.teaching import __main__ as command
 from lab.teaching.editions import EDITIONS, blank, solutions, write_students
 from lab.teaching.lesson import EXERCISE, PREDICTION, Lesson, checked, lessons, only_imports, tags
+from lab.teaching.questions import BANK, questions
 
 LESSONS = [pytest.param(lesson, id=lesson.path.stem) for lesson in lessons()]
 NBGRADER = shutil.which("nbgrader", path=str(Path(sys.executable).parent))
@@ -124,6 +126,34 @@ def test_students(tmp_path: Path) -> None:
     for path in out.glob("notebooks/*.ipynb"):
         assert "](solutions/" not in path.read_text(encoding="utf-8")
     assert len(git(["git", "log", "--oneline"]).stdout.splitlines()) == 1
+
+
+def test_questions() -> None:
+    """Each question has one right answer, says of three wrong ones what they come from, and is proved by a cell."""
+    bank = questions()
+    assert [question.number for question in bank] == list(range(1, len(bank) + 1))
+    assert BANK.read_text(encoding="utf-8").count("\nProof: ") == len(bank)
+    books = {lesson.path.name[:2]: lesson.notebook for lesson in lessons()}
+    for question in bank:
+        assert [answer.right for answer in question.answers].count(True) == 1
+        assert len(question.answers) == 4
+        sources = [cell.source for cell in books[question.notebook].cells if cell.cell_type == "code"]
+        assert any(question.words in source for source in sources), question
+
+
+def test_gift(tmp_path: Path) -> None:
+    """The bank's file has each question once, with what GIFT would read as its own escaped."""
+    path = tmp_path / "questions.gift"
+    assert command.main(["questions", str(path)]) == 0
+    blocks = [block for block in path.read_text(encoding="utf-8").split("\n\n") if block.startswith("::")]
+    assert len(blocks) == len(questions())
+    for block in blocks:
+        title, text, answers = re.fullmatch(r"(?s)::([\d-]+)::\[markdown\](.+?) \{\n(.+)\n\}\n?", block).groups()  # type: ignore[union-attr]
+        assert title
+        lines = answers.split("\n")
+        assert sorted(line[:2] for line in lines) == ["\t=", *3 * ["\t~"]]
+        for part in (text, *(line[2:].replace("#", "", line[1] == "~") for line in lines)):
+            assert not re.search(r"(?<!\\)[~=#{}:]", part)
 
 
 @pytest.fixture(scope="module")
