@@ -19,7 +19,8 @@ from nbformat import NotebookNode
 from lab.checks.verdict import is_stub
 from lab.teaching import __main__ as command
 from lab.teaching.editions import EDITIONS, blank, solutions, write_students
-from lab.teaching.lesson import EXERCISE, PREDICTION, Lesson, checked, lessons, only_imports, tags
+from lab.teaching.lesson import EXERCISE, NOTEBOOKS, PREDICTION, Lesson, checked, lessons, only_imports, tags
+from lab.teaching.minutes import sections
 from lab.teaching.questions import BANK, questions
 
 LESSONS = [pytest.param(lesson, id=lesson.path.stem) for lesson in lessons()]
@@ -204,3 +205,19 @@ def test_marks(course: Path) -> None:
     with (course / "grades.csv").open(encoding="utf-8", newline="") as file:
         marks = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
     assert marks == {student: marks for student, (*_, marks) in ANSWERS.items()}
+
+
+def test_plans() -> None:
+    """Each plan of the guide names sections that are there, and fits into its minutes with a tenth to spare."""
+    text = (NOTEBOOKS / "teaching" / "README.md").read_text(encoding="utf-8")
+    pages = re.split(r"(?m)^### (?=\d\d · )", text)[1:]
+    assert [page[:2] for page in pages] == [lesson.path.name[:2] for lesson in lessons()]
+    for page, lesson in zip(pages, lessons(), strict=True):
+        there, planned = sections(lesson), list[str]()
+        rows = re.findall(r"(?m)^\| (\d+) \| (.+) \|$", page)
+        assert [minutes for minutes, _ in rows] == ["50", "75", "100"]
+        for minutes, plan in rows:
+            planned += [title for title in plan.split("; ") if title != "the same"]
+            assert set(planned) <= set(there), (lesson.path.name, set(planned) - set(there))
+            took = sum(there[title] for title in planned)
+            assert took <= 0.9 * int(minutes), (lesson.path.name, minutes, took)
