@@ -2,16 +2,19 @@
 
 wire.py          a TCP relay that delays, jitters, limits, cuts and heals
 nginx.py         the real nginx, started for a moment
-intermediary.py  that nginx with a configuration of its own, or an imitation where there is none
+intermediary.py  that nginx with a configuration of its own, or before several servers; an imitation where there is none
+browser.py       how many streams of a page a real browser opens
 """
 
-from lab.proxies import nginx
-from lab.proxies.intermediary import Between, intermediary
+from lab.proxies import browser, nginx
+from lab.proxies.intermediary import Between, balancer, intermediary
 from lab.proxies.wire import Wire
 
 __all__ = [
     "Between",
     "Wire",
+    "balancer",
+    "browser",
     "intermediary",
     "nginx",
 ]
