@@ -14,12 +14,15 @@ import math
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
+from lab.cost.processes import ServerProcess, cpu_seconds
 from servers.limits import check_positive, check_whole
 
 NUMBER = re.compile(rb'"seq":(\d+)')
@@ -34,8 +37,8 @@ LIMIT = 60.0  # s beside the time that was asked for
 class Heard:
     """What a crowd heard: `deliveries` in all, and of each update (but the last) when the first and last client had it.
 
-    `first` and `last` in s after it was published, `cpu` what the crowd itself used (s), `took` s from the first to
-    the last handshake.
+    `first` and `last` in s after it was published, `cpu` what the crowd itself used (s) and `server_cpu` the server,
+    `memory` the server's (bytes), `took` s from the first to the last handshake.
     """
 
     clients: int
@@ -47,6 +50,8 @@ class Heard:
     last: list[float]
     cpu: float
     took: float
+    server_cpu: float = math.nan
+    memory: float = math.nan
 
     def delay(self, q: float = 0.95) -> float:
         """How late the last client had a share `q` of the updates (s); NaN where none came."""
@@ -111,8 +116,11 @@ class Ear(asyncio.Protocol):
         crowd.deliveries += crowd.counts
 
 
-async def gather(url: str, clients: int, seconds: float) -> Heard:
-    """Connect, listen for so long, leave. Raises RuntimeError when a connection ends by itself."""
+async def gather(url: str, clients: int, seconds: float, pid: int = 0) -> Heard:
+    """Connect, listen for so long, leave; `pid` is the server's process, 0 for not known.
+
+    Raises RuntimeError when a connection ends by itself.
+    """
     check_whole(clients=clients, least=1)
     check_positive(seconds=seconds)
     place = urlsplit(url)
@@ -133,9 +141,12 @@ async def gather(url: str, clients: int, seconds: float) -> Heard:
                 await asyncio.sleep(0.002)
     took = time.perf_counter() - begin
     await asyncio.sleep(SETTLE)
+    server = psutil.Process(pid) if pid else None
     since, cpu = time.time(), time.process_time()
+    of_server = cpu_seconds(server) if server else math.nan
     crowd.counts = True
     await asyncio.sleep(seconds)
+    of_server = cpu_seconds(server) - of_server if server else math.nan
     crowd.counts, until, used = False, time.time(), time.process_time() - cpu
     await asyncio.sleep(SETTLE)
     if crowd.open != clients:
@@ -150,15 +161,24 @@ async def gather(url: str, clients: int, seconds: float) -> Heard:
     return Heard(
         clients, crowd.deliveries, max(crowd.lost, missed), crowd.duplicated, crowd.out_of_order,
         first_last[:, 0].tolist(), first_last[:, 1].tolist(), used, took,
+        of_server, server.memory_info().rss if server else math.nan,
     )  # fmt: skip
 
 
-async def listen(url: str, clients: int, seconds: float) -> Heard:
-    """What so many event streams of the server at `url` hear, in a process of their own.
+async def listen(url: str, clients: int, seconds: float, pid: int = 0) -> Heard:
+    """What so many event streams of the server at `url` hear, in a process of their own; `pid` is the server's.
 
     Raises RuntimeError with what that process said when it fails.
     """
-    command = [sys.executable, "-m", "lab.cost.crowd", url, f"--clients={clients}", f"--seconds={seconds}"]
+    command = [
+        sys.executable,
+        "-m",
+        "lab.cost.crowd",
+        url,
+        f"--clients={clients}",
+        f"--seconds={seconds}",
+        f"--pid={pid}",
+    ]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     try:
@@ -173,16 +193,46 @@ async def listen(url: str, clients: int, seconds: float) -> Heard:
     return Heard(**json.loads(out))
 
 
+async def by_size(model: str, sizes: Sequence[int], *, rate: float = 4.0, seconds: float = 1.5) -> dict[int, Heard]:
+    """What crowds of these sizes hear of one server in a process of its own, `rate` updates a second, evenly spaced."""
+    check_positive(rate=rate, seconds=seconds)
+    server = ServerProcess(model, rate=rate, regular=True)
+    await asyncio.to_thread(server.__enter__)
+    try:
+        return {size: await listen(server.url, size, seconds, server.process.pid) for size in sizes}
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+def slope(found: Mapping[int, Heard]) -> tuple[float, float]:
+    """(p, c) of the line p + n c through the last clients' median delays (s), p not below 0."""
+    return _line({size: heard.delay(0.5) for size, heard in found.items()})
+
+
+def cost(found: Mapping[int, Heard]) -> tuple[float, float]:
+    """(p, c) of the line p + n c through the server's CPU seconds for an update."""
+    return _line({size: heard.server_cpu / (heard.deliveries / size) for size, heard in found.items()})
+
+
+def _line(values: Mapping[int, float]) -> tuple[float, float]:
+    sizes, seconds = np.array(list(values), float), np.array(list(values.values()))
+    each, begin = np.polyfit(sizes, seconds, 1)
+    if begin < 0:
+        return 0.0, float((sizes @ seconds) / (sizes @ sizes))
+    return float(begin), float(each)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print what a crowd heard."""
     p = argparse.ArgumentParser(prog="python -m lab.cost.crowd", description="Event streams, many at once.")
     p.add_argument("url")
     p.add_argument("--clients", type=int, default=100)
     p.add_argument("--seconds", type=float, default=2.0)
+    p.add_argument("--pid", type=int, default=0, help="the server's process, to see what it uses")
     options = p.parse_args(arguments)
     try:
         room(options.clients)
-        heard = asyncio.run(gather(options.url, options.clients, options.seconds))
+        heard = asyncio.run(gather(options.url, options.clients, options.seconds, options.pid))
     except (ValueError, RuntimeError, OSError) as error:
         p.error(str(error) or type(error).__name__)
     print(json.dumps(asdict(heard)))
