@@ -151,7 +151,7 @@ def plans(
             axes.annotate(report.name, (report.connections, 0.05), xycoords=("data", "axes fraction"), rotation=90,
                           ha="center", va="bottom", fontsize=9)  # fmt: skip
             told.append(f"{report.name}: {report.connections:,.0f} clients, cores not said")
-    axes.set(xscale="log", yscale="log", ylim=(0.5, None))
+    axes.set(xscale="log", yscale="log", ylim=(0.2, None))
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
