@@ -58,7 +58,8 @@ def test_a_quiet_feed_has_heartbeats_only() -> None:
     for silence in (True, False):
         assert fleet.heartbeats(0.0, 15.0, silence=silence) == pytest.approx(1 / 15)
         assert fleet.heartbeat_share(0.0, 15.0, silence=silence) == 1
-    both = fleet.heartbeats(np.array([0.0, 0.1]), 15.0)
+    rates: Any = np.array([0.0, 0.1])
+    both = fleet.heartbeats(rates, 15.0)
     assert both == pytest.approx([1 / 15, fleet.heartbeats(0.1, 15.0)])
 
 

@@ -182,8 +182,8 @@ def test_what_is_compressed_is_all_there() -> None:
     import zlib
 
     sent = compression.events(50)
-    for make in (compression.shared, lambda: compression.shared(12, 5)):
-        compress, expand = make(), zlib.decompressobj(wbits=-15)
+    for compress in (compression.shared(), compression.shared(12, 5)):
+        expand = zlib.decompressobj(wbits=-15)
         assert [expand.decompress(compress(event)) for event in sent] == sent
     assert [zlib.decompressobj(wbits=-15).decompress(compression.alone()(event)) for event in sent] == sent
 

@@ -24,7 +24,7 @@ async def run(model: str, clients: int, rate: float, seconds: float) -> None:
     for size, heard in found.items():
         plan = fleet.last_delay(size, delivery, publish)
         print(
-            f"{size:6} clients, connected in {heard.took:.1f} s: the last has it after {1000 * heard.delay(0.5):.0f} ms "
+            f"{size:6} clients, connected in {heard.took:.1f} s: the last after {1000 * heard.delay(0.5):.0f} ms "
             f"(median; p95 {1000 * heard.delay():.0f} ms), plan {1000 * plan:.0f} ms; lost {heard.lost}, "
             f"twice {heard.duplicated}, out of order {heard.out_of_order}; {heard.memory / 2**20:.0f} MiB; "
             f"the crowd was busy {heard.cpu / seconds:.0%} of the time"

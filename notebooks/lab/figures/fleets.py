@@ -7,6 +7,7 @@ The alternative texts are made from the numbers that are drawn.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def ladder_calls(found: Mapping[str, Profile]) -> Picture:
 
 def heartbeat_shares(every: float, counted: Mapping[float, float], *, tag: str = "VIRTUAL") -> Picture:
     """The share of heartbeats among a client's messages against λ: the two laws, and what was counted, by rate."""
-    rates = np.geomspace(1e-4, 10, 300)
+    rates: Any = np.geomspace(1e-4, 10, 300)
     even = math.log(2) / every
     title = f"With an update every {1 / even:.0f} s or more seldom, most messages are heartbeats"
     picture, axes = blank(title, "updates per second λ", "share of heartbeats", tag=tag)
@@ -94,7 +95,7 @@ def compressors(found: Sequence[Compressed]) -> Picture:
     picture, axes = blank(title, "memory of a connection (KiB)", "bytes an event", tag="LIVE")
     for row, each in enumerate(found):
         axes.plot(each.memory / 1024, each.size, "o", color=INK, markersize=9)
-        place = {"xytext": (8, 6 if row % 2 else -16), "textcoords": "offset points", "fontsize": 10}
+        place: Any = {"xytext": (8, 6 if row % 2 else -16), "textcoords": "offset points", "fontsize": 10}
         axes.annotate(f"{each.way}, {1e6 * each.cpu:.1f} µs", (each.memory / 1024, each.size), **place)
     axes.set(ylim=(0, 1.25 * plain.size), xlim=(-0.05 * _widest(found), 1.5 * _widest(found)))
     told = "; ".join(f"{each.way}: {each.size:.0f} bytes, {each.memory / 1024:.0f} KiB" for each in found)
