@@ -55,7 +55,7 @@ async def test_a_crowd_notices_what_is_wrong() -> None:
 async def test_a_crowd_without_a_server_says_so() -> None:
     """Nobody listens there: one line, as an exception."""
     with pytest.raises(RuntimeError, match="the crowd failed"):
-        await crowd.listen("http://127.0.0.1:9", 2, 0.1)
+        await crowd.listen("http://127.0.0.1:9", [2], 0.1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")

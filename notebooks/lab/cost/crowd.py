@@ -1,6 +1,6 @@
 """A crowd of event streams in a process of its own: who got what, and how late the last of them was.
 
-    python -m lab.cost.crowd URL --clients 1000 --seconds 2 ─▶ one line of JSON ─▶ Heard
+    python -m lab.cost.crowd URL --clients 100 1000 --seconds 2 ─▶ one line of JSON ─▶ Heard, Heard
 
 The clients are raw asyncio protocols, cheaper than any server. What came is checked by its numbers: lost, twice, out of
 order. Delays are by the wall clock, which two processes of one host share. Beyond what one source address has ports
@@ -165,24 +165,17 @@ async def gather(url: str, clients: int, seconds: float, pid: int = 0) -> Heard:
     )  # fmt: skip
 
 
-async def listen(url: str, clients: int, seconds: float, pid: int = 0) -> Heard:
-    """What so many event streams of the server at `url` hear, in a process of their own; `pid` is the server's.
+async def listen(url: str, sizes: Sequence[int], seconds: float, pid: int = 0) -> list[Heard]:
+    """What crowds of these sizes hear, one after the other, in a process of their own; `pid` is the server's.
 
     Raises RuntimeError with what that process said when it fails.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "lab.cost.crowd",
-        url,
-        f"--clients={clients}",
-        f"--seconds={seconds}",
-        f"--pid={pid}",
-    ]
+    options = [f"--seconds={seconds}", f"--pid={pid}", "--clients", *map(str, sizes)]
+    command = [sys.executable, "-m", "lab.cost.crowd", url, *options]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
     try:
-        async with asyncio.timeout(LIMIT + seconds + clients / 50):
+        async with asyncio.timeout(LIMIT + len(sizes) * seconds + sum(sizes) / 50):
             out, said = await process.communicate()
     finally:
         if process.returncode is None:
@@ -190,7 +183,7 @@ async def listen(url: str, clients: int, seconds: float, pid: int = 0) -> Heard:
             await process.wait()
     if process.returncode:
         raise RuntimeError(f"the crowd failed: {said.decode().strip().splitlines()[-1:]}")
-    return Heard(**json.loads(out))
+    return [Heard(**heard) for heard in json.loads(out)]
 
 
 async def by_size(model: str, sizes: Sequence[int], *, rate: float = 4.0, seconds: float = 1.5) -> dict[int, Heard]:
@@ -199,7 +192,7 @@ async def by_size(model: str, sizes: Sequence[int], *, rate: float = 4.0, second
     server = ServerProcess(model, rate=rate, regular=True)
     await asyncio.to_thread(server.__enter__)
     try:
-        return {size: await listen(server.url, size, seconds, server.process.pid) for size in sizes}
+        return dict(zip(sizes, await listen(server.url, sizes, seconds, server.process.pid), strict=True))
     finally:
         await asyncio.to_thread(server.__exit__, None, None, None)
 
@@ -226,16 +219,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Print what a crowd heard."""
     p = argparse.ArgumentParser(prog="python -m lab.cost.crowd", description="Event streams, many at once.")
     p.add_argument("url")
-    p.add_argument("--clients", type=int, default=100)
+    p.add_argument("--clients", type=int, nargs="+", default=[100], help="one crowd after the other")
     p.add_argument("--seconds", type=float, default=2.0)
     p.add_argument("--pid", type=int, default=0, help="the server's process, to see what it uses")
     options = p.parse_args(arguments)
     try:
-        room(options.clients)
-        heard = asyncio.run(gather(options.url, options.clients, options.seconds, options.pid))
+        room(max(options.clients))
+        heard = [asyncio.run(gather(options.url, each, options.seconds, options.pid)) for each in options.clients]
     except (ValueError, RuntimeError, OSError) as error:
         p.error(str(error) or type(error).__name__)
-    print(json.dumps(asdict(heard)))
+    print(json.dumps([asdict(each) for each in heard]))
     return 0
 
 
