@@ -65,6 +65,9 @@ log = logging.getLogger("servers")
 # KEYS: log, stream, files, holder. ARGV: an epoch, this run of Redis, SKIP.
 GREET = """
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'next')
+local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+redis.call('HLEN', KEYS[3])
+if newest and newest[2][1] ~= 'previous' then return redis.error_reply('WRONGTYPE not a stream of updates') end
 if not known[1] then
     redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
     redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'run', ARGV[2], 'last', '0', 'next', '1', 'bytes', '0')
@@ -72,8 +75,6 @@ elseif known[2] ~= ARGV[2] then
     redis.call('DEL', KEYS[4])
     redis.call('HSET', KEYS[1], 'run', ARGV[2], 'next', string.format('%.0f', known[3] + ARGV[3]))
 end
-redis.call('XLEN', KEYS[2])
-redis.call('HLEN', KEYS[3])
 """
 # KEYS: log, stream, files, holder, by. ARGV: the publisher's count, its lease or '', history, bytes of it, ABOUT,
 # REMEMBERED, path, change, what is known of the file or '' when it is deleted, and the content or nothing.
@@ -119,10 +120,11 @@ return answer
 # KEYS: log, files, holder, files to come. ARGV: the lease or ''.
 ADOPT = """
 if ARGV[1] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[1] then return 'fenced' end
-if redis.call('HGET', KEYS[1], 'last') ~= '0' then return 'not new' end
+local known = redis.call('HMGET', KEYS[1], 'last', 'adopted')
+if known[1] ~= '0' or known[2] then return 'not new' end
 redis.call('DEL', KEYS[2])
 if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('RENAME', KEYS[4], KEYS[2]) end
-redis.call('HINCRBY', KEYS[1], 'adopted', 1)
+redis.call('HSET', KEYS[1], 'adopted', 1)
 return 'done'
 """
 # KEYS: holder. ARGV: a lease, milliseconds: 0 gives it back.
@@ -193,14 +195,13 @@ class RedisFeed(Feed):
         self.place, self.key, options = parsed(url)
         self.watched, self.fence = watched, ""
         self._first_epoch = self.epoch
-        self._redis = redis.Redis(
-            **options,
-            protocol=2,
-            socket_timeout=ANSWER,
-            socket_connect_timeout=ANSWER,
-            retry=Retry(NoBackoff(), 0),
-            redis_connect_func=self._greet,  # type: ignore[arg-type]  # it is called with the connection
-        )
+        options |= {"protocol": 2, "socket_timeout": ANSWER, "socket_connect_timeout": ANSWER}
+        options |= {"retry": Retry(NoBackoff(), 0)}
+        self._redis = redis.Redis(**options | {"redis_connect_func": self._greet})
+        self._waiting = redis.Redis(
+            **options | {"redis_connect_func": self._greet_waiting}
+        )  # the reader's own, for news
+        self._waiter = 0  # how Redis calls that connection
         self._publish = self._redis.register_script(PUBLISH)
         self._adopt = self._redis.register_script(ADOPT)
         self._renew = self._redis.register_script(RENEW)
@@ -228,7 +229,11 @@ class RedisFeed(Feed):
     def close(self) -> None:
         """Read no more. A second call does nothing."""
         self._closed.set()
+        with contextlib.suppress(redis.RedisError):
+            if self._waiter and not self.away:
+                self._redis.client_unblock(self._waiter)
         self._reader.join(2 * ANSWER)
+        self._waiting.close()
         self._redis.close()
 
     # --- as Feed, but for the numbers ---
@@ -351,7 +356,7 @@ class RedisFeed(Feed):
 
     def _adopted_first(self, files: Mapping[str, Known | tuple[int | None, str | None]]) -> bool:
         """Put the files beside a new log; False if it is not new."""
-        if self._seq:
+        if self._seq or self._adopted:
             return False
         beside = self._at(f"files:{self._name}")
         self._redis.delete(beside)
@@ -406,8 +411,8 @@ class RedisFeed(Feed):
             before = self._head
             while self._read_page():
                 pass
-        if self._head != before:
-            self.wake()
+            if self._head != before:
+                self.wake()  # before anybody else can find that there is nothing to read, and go on
 
     def catch_up(self) -> None:
         """Take what the log has by now, if it can be read at all: another process may have told of it already."""
@@ -524,7 +529,7 @@ class RedisFeed(Feed):
         since, pause = 0.0, 0.05
         while not self._closed.is_set():
             try:
-                self._redis.xread({self.key: f"{self._seq}-0"}, count=1, block=int(1000 * LOOK))
+                self._waiting.xread({self.key: f"{self._seq}-0"}, count=1, block=int(1000 * LOOK))
                 self.read_on()
             except redis.RedisError as error:
                 since = since or time.monotonic()
@@ -539,7 +544,7 @@ class RedisFeed(Feed):
                 pause = min(2 * pause, 2.0)
             else:
                 if self.away:
-                    self._unread, self.away, self.lost = "", False, False
+                    self._unread, self._unwritten, self.away, self.lost = "", "", False, False
                     self._note_trouble()
                 since, pause = 0.0, 0.05
 
@@ -558,6 +563,12 @@ class RedisFeed(Feed):
         epoch, self._first_epoch = self._first_epoch, secrets.token_hex(4)
         connection.send_command("EVAL", GREET, len(keys), *keys, epoch, run, SKIP)
         connection.read_response()
+
+    def _greet_waiting(self, connection: Any) -> None:
+        """And learn how Redis calls it, to end a wait."""
+        self._greet(connection)
+        connection.send_command("CLIENT", "ID")
+        self._waiter = int(connection.read_response())
 
     def _note_trouble(self) -> None:
         """Say what the trouble is, when it begins, and when it is over."""
