@@ -16,11 +16,13 @@ profile.py       whose code a rung of the ladder spends its time in
 compression.py   streams compressed, and TLS: bytes, CPU, memory
 sockets.py       ports and descriptors, counted
 reported.py      what others report of their fleets, with its source
-trials.py        notebook 05's trials, and what their counts cost
+trials.py        notebook 05's trials, and the verdicts on what they show
+bills.py         what a month costs, by the laws and by counts, and where two bills are equal
 cases.py         what others chose, and where they say so
 """
 
 from lab.cost.advice import Recommendation, Threshold, choice, recommend
+from lab.cost.bills import Bills, counted
 from lab.cost.capacity import Capacity, Limits, capacity, sensitivity
 from lab.cost.decision import REFERENCE, Decision
 from lab.cost.network import on_the_network
@@ -28,6 +30,7 @@ from lab.cost.requirements import Requirements
 
 __all__ = [
     "REFERENCE",
+    "Bills",
     "Capacity",
     "Decision",
     "Limits",
@@ -36,6 +39,7 @@ __all__ = [
     "Threshold",
     "capacity",
     "choice",
+    "counted",
     "on_the_network",
     "recommend",
     "sensitivity",
