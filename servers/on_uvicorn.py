@@ -398,6 +398,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         text = message.get("text") if message["type"] == "websocket.send" else None
         if not self.writable.is_set():
             await self.writable.wait()
+        if message["type"] == "websocket.accept" and self.transport.is_closing():
+            self.disconnected = True  # uvicorn would accept nobody, and call the next message an error
         if text is None or self.disconnected or self.conn.state is not State.OPEN or self.conn.extensions:
             await super().send(message)  # which also knows what cannot be sent now
         else:

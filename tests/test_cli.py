@@ -222,7 +222,7 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["sse", "--port", "http"], "argument --port: a whole number from 0 to 65535, not 'http'"),
         (["sse", "--rate", "nan"], "argument --rate: a number from 0 up, not 'nan'"),
         (["sse", "--rate", "inf"], "argument --rate: a number from 0 up, not 'inf'"),
-        (["sse", "--rate", "fast"], "argument --rate: a number above 0, not 'fast'"),
+        (["sse", "--rate", "fast"], "argument --rate: a number from 0 up, not 'fast'"),
         (["sse", "--heartbeat", "0"], "argument --heartbeat: a number above 0, not '0'"),
         (["sse", "--poll-interval", "-5"], "argument --poll-interval: a number above 0, not '-5'"),
         (["sse", "--history", "0"], "argument --history: a whole number from 1 to 10000000, not '0'"),
