@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from lab.clients import GaveUp, Retry
@@ -448,7 +448,7 @@ async def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_asks(
         async def full(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["path"] != path or len(asked) == 4:
                 return await behind(scope, receive, send)
-            refusal = PlainTextResponse("this server holds enough", 503, {"Retry-After": RETRY_AFTER})
+            refusal = JSONResponse({"detail": "this server holds enough"}, 503, {"Retry-After": RETRY_AFTER})
             return await refusal(scope, receive, send)
 
         async def before(now: str) -> None:
