@@ -15,9 +15,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, token_in, whole
+from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, rate, token_in, whole
 from servers.background import ServerError, run
 from servers.feed import HEARTBEAT, Feed, Unavailable
+from servers.guard import Doors
 from servers.index import Index
 from servers.models import MODELS, SLUGS, model
 from servers.service import Service, Source
@@ -36,7 +37,7 @@ def parser() -> Parser:
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
     source = p.add_mutually_exclusive_group()
     source.add_argument("--watch", type=Path, metavar="DIR", help="announce the changes of a real directory")
-    source.add_argument("--rate", type=number, default=1.0, metavar="R", help="synthetic updates a second (1)")
+    source.add_argument("--rate", type=rate, default=1.0, metavar="R", help="synthetic updates a second (1); 0: none")
     p.add_argument("--regular", action="store_true", help="space them evenly (without: at random, Poisson)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the synthetic updates (0)")
     p.add_argument("--payload", type=whole(0, 2**20), default=0, metavar="BYTES",
@@ -58,7 +59,11 @@ def parser() -> Parser:
     )
     p.add_argument("--workers", type=whole(1, 256), default=1, metavar="N", help="with --feed: so many processes (1)")
     p.add_argument("--max-connections", type=whole(1, 10**6), metavar="N",
-                   help="file-updates: requests and streams at once, one more is 503 (no limit)")  # fmt: skip
+                   help="at once; one more is answered 503 (no limit)")  # fmt: skip
+    p.add_argument("--max-per-address", type=whole(1, 10**6), metavar="N",
+                   help="of them, from one address; a proxy is one (no limit)")  # fmt: skip
+    p.add_argument("--allow-host", action="append", default=[], metavar="NAME",
+                   help="be called so, and by no other name but localhost and addresses (may be repeated)")  # fmt: skip
     p.add_argument("--token-file", type=token_in, metavar="FILE", dest="token",
                    help=f"file-updates: has the token that requests must carry (or {TOKEN_VARIABLE} has)")  # fmt: skip
     return p
@@ -87,8 +92,11 @@ def build(options: argparse.Namespace) -> Service:
 
 def build_shared(options: argparse.Namespace) -> Service:
     """The same on a feed that is elsewhere, which one of its processes fills. Raises Unavailable, too."""
-    from servers.redis_feed import RedisFeed
-    from servers.shared import SharedTree, lead, watch_shared
+    try:
+        from servers.redis_feed import RedisFeed
+        from servers.shared import SharedTree, lead, watch_shared
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--feed needs the package {error.name}: pip install -e '.[scale]'") from None
 
     index = Index(options.state, options.watch) if options.state else None
     if index:
@@ -120,17 +128,19 @@ def finished(options: argparse.Namespace, feed: Feed, tree: Tree | None, source:
     }
     chosen_path = {"fast": True} if options.fast else {}
     schedules = "rate" in chosen.options  # it makes its own, whose rate it can change
-    return chosen.create_app(
+    app = chosen.create_app(
         feed,
         source=None if schedules and tree is None else source,
         **{name: offered[name] for name in chosen.options} | chosen_path,
     )
+    app.doors = Doors(options.max_connections, options.max_per_address, options.allow_host)
+    return app
 
 
 def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
-    if options.model != "file-updates" and (options.token or options.max_connections):
-        raise ValueError("--token-file and --max-connections are for file-updates")
+    if options.model != "file-updates" and options.token:
+        raise ValueError("--token-file is for file-updates")
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.fast and model(options.model) not in MODELS:
