@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -44,8 +45,10 @@ class ServerError(RuntimeError):
 class Server:
     """A running server; made by `serve`. `url` and `port` say where, `app` is the application."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event) -> None:
-        self.app, self._over = app, over
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event, listener: socket.socket | None
+    ) -> None:
+        self.app, self._over, self._listener = app, over, listener
         self._cause: BaseException | None = None
         doors: Doors = getattr(app, "doors", None) or Doors()
         doors.own = host
@@ -65,7 +68,7 @@ class Server:
             raise
         if not quiet:
             self._silence.close()
-        self.port: int = self._uvicorn.servers[0].sockets[0].getsockname()[1]
+        self.port: int = (listener or self._uvicorn.servers[0].sockets[0]).getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -117,7 +120,7 @@ class Server:
     def _run(self) -> None:
         self._silence.thread = threading.get_ident()  # before anything is logged
         try:
-            self._uvicorn.run()
+            self._uvicorn.run([self._listener] if self._listener else None)
         except BaseException as error:  # SystemExit too: uvicorn's way to say that it could not start
             self._cause = self._cause or error
             if self._uvicorn.started:
@@ -193,12 +196,14 @@ def serve(
     port: int = 0,
     quiet: bool = True,
     over: threading.Event | None = None,
+    listener: socket.socket | None = None,
 ) -> Server:
     """Start `app` in a background thread and return once it accepts connections.
 
     `port` 0 takes a free one. With `quiet` the server logs nothing: errors come out of `stop()`. In a
     notebook, running a cell again stops the servers that the same cell started before. `over` is set when the
-    server has ended, or can tell no more news because the application's source has failed.
+    server has ended, or can tell no more news because the application's source has failed. With a `listener`, a TCP
+    socket that listens there already, it serves who comes by that.
     Raises ServerError with the cause when the port is taken or the application's startup fails.
     """
     cell, execution = _this_cell()
@@ -209,21 +214,29 @@ def serve(
     for server in tuple(_running):
         if server.app is app and hasattr(app, "closing") and server._thread.is_alive():
             raise ServerError(f"the application is already served at {server.url}: make another one")
-    server = Server(app, host, port, quiet, over or threading.Event())
+    server = Server(app, host, port, quiet, over or threading.Event(), listener)
     _running[server] = cell, execution
     return server
 
 
-def run(app: Service, name: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+def run(
+    app: Service,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    listener: socket.socket | None = None,
+    enough: threading.Event | None = None,
+) -> int:
     """Serve as a command does: say where, and go on until Ctrl-C or SIGTERM; return the exit status.
 
     It is 1 when the server could not go on: its source failed, which is a line in the log, or it ended by itself.
-    Raises ServerError when it does not start.
+    `enough` ends it, too. Raises ServerError when it does not start.
     """
-    enough = threading.Event()
+    enough = enough or threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: enough.set())
-    server = serve(app, host=host, port=port, quiet=False, over=enough)
+    server = serve(app, host=host, port=port, quiet=False, over=enough, listener=listener)
     print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
     status = 1 if not server.running or app.failure is not None else 0

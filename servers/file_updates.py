@@ -115,7 +115,7 @@ def create_app(
     """
     app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
     app.protect(token, max_connections, allow_origins)
-    if tree is not None:
+    if tree is not None and tree.looked:
         feed.adopt({path: file.known for path, file in tree.files.items()})
     feed.listing()  # from now on it is kept, however short the history
     listing = Listing(feed, tree.source if tree else None)

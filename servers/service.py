@@ -15,7 +15,7 @@ import inspect
 import logging
 import mimetypes
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
-from servers.guard import Doors
+from servers.guard import RETRY_AFTER, Doors
 
 if TYPE_CHECKING:
     from servers.on_uvicorn import Front
@@ -46,6 +46,8 @@ FRAMED_BY = "frame-ancestors 'self' http://localhost:* http://127.0.0.1:* vscode
 PAGE_POLICY = f"default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; {FRAMED_BY}"
 ASSET = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 NO_STORE = {"Cache-Control": "no-store"}
+POLLED = "/updates"  # where an answer says that there is nothing later, which must be known for that
+CELLS = 5  # numbers of a server's traffic
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")
@@ -64,8 +66,8 @@ class Closing:
         self._set = False
 
     def is_set(self) -> bool:
-        """Whether the server is about to stop."""
-        return self._set
+        """Whether the server is about to stop, or its clients had better go elsewhere."""
+        return self._set or self._feed.lost
 
     def close(self) -> None:
         """From any thread: end this server's streams and held polls. The feed lives on."""
@@ -73,27 +75,55 @@ class Closing:
         self._feed.wake()
 
 
+class Count:
+    """One of the numbers of a Traffic, in a cell that other processes may read."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __get__(self, traffic: "Traffic", owner: object) -> int:
+        return traffic.cells[self.at]
+
+    def __set__(self, traffic: "Traffic", value: int) -> None:
+        traffic.cells[self.at] = value
+
+
 class Traffic(Collector):
     """What went through one server: plain numbers, changed on its loop only, read by anybody.
 
-    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included.
+    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included. Of a server in many
+    processes each has `cells` of its own among `everybody`'s, and any of them tells the sums.
     """
+
+    requests, held, delivered, resets, skipped = (Count(at) for at in range(CELLS))
 
     def __init__(self, model: str, feed: Feed) -> None:
         self.model, self.feed = model, feed
-        self.requests = self.held = self.delivered = self.resets = 0
+        self.cells: MutableSequence[int] | memoryview[int] = [0] * CELLS
+        self.everybody: Sequence[MutableSequence[int] | memoryview[int]] = (self.cells,)
+
+    def join(self, everybody: "Sequence[memoryview[int]]", number: int) -> None:
+        """Count in the cells of this number, where a predecessor may have counted before."""
+        self.cells, self.everybody = everybody[number], everybody
+        self.held = 0
+
+    def total(self, name: str) -> int:
+        """The sum over all processes."""
+        at: int = vars(Traffic)[name].at
+        return sum(cells[at] for cells in self.everybody)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of one scrape (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+        self.skipped = self.feed.skipped
         counters = {
-            "updates_requests": ("Handshakes, polls and reconnects.", self.requests),
-            "updates_delivered": ("Updates written to clients.", self.delivered),
-            "updates_resets": ("Gap answers: clients told to list again.", self.resets),
+            "updates_requests": ("Handshakes, polls and reconnects.", self.total("requests")),
+            "updates_delivered": ("Updates written to clients.", self.total("delivered")),
+            "updates_resets": ("Gap answers: clients told to list again.", self.total("resets")),
             "updates_published": ("Updates accepted by the feed in this epoch.", self.feed.head),
         }
         gauges = {
-            "updates_held": ("Requests in progress: open streams and held polls.", self.held),
-            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.feed.skipped),
+            "updates_held": ("Requests in progress: open streams and held polls.", self.total("held")),
+            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.total("skipped")),
             "updates_history": ("Updates kept for clients that resume.", len(self.feed)),
         }
         for family, metrics in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
@@ -113,6 +143,10 @@ class Counted:
         if scope["type"] == "lifespan" or scope["path"] != scope.get("root_path", "") + self.path:
             return await self.app(scope, receive, send)
         self.traffic.requests += 1
+        feed = self.traffic.feed
+        if feed.lost or (feed.away and self.path == POLLED):
+            away = JSONResponse({"detail": f"{feed.trouble}: ask again"}, 503, NO_STORE | {"Retry-After": RETRY_AFTER})
+            return await away(scope, receive, send)
         self.traffic.held += 1
         try:
             return await self.app(scope, receive, send)
@@ -210,6 +244,8 @@ class Service(FastAPI):
             return "starting"
         if self.failure:
             return f"the source of updates failed: {told(self.failure)}"
+        if self.feed.trouble:
+            return self.feed.trouble
         return f"starting: {self.feed.starting()}" if self.feed.starting else "ok"
 
     def add_api_websocket_route(self, path: str, endpoint: Endpoint, *args: Any, **options: Any) -> None:

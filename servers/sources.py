@@ -84,7 +84,13 @@ async def play(feed: Feed, edits: Iterable[Edit]) -> None:
     start = loop.time()
     for edit in edits:
         await asyncio.sleep(start + edit.at - loop.time())
-        feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content)
+        publish = functools.partial(
+            feed.publish, edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content
+        )
+        if feed.elsewhere:
+            await asyncio.to_thread(publish)
+        else:
+            publish()
 
 
 async def watch(feed: Feed, tree: Tree, index: Index | None = None) -> None:
