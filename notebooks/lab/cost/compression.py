@@ -60,7 +60,7 @@ def shared(window: int = 15, memory: int = 8) -> Compress:
 
 def brotli_shared(window: int = 18, quality: int = 4) -> Compress:
     """One brotli context for the whole stream. Raises ImportError where brotli is not installed."""
-    import brotli  # type: ignore[import-untyped]  # an extra
+    import brotli  # an extra
 
     kept = brotli.Compressor(quality=quality, lgwin=window)
     return lambda event: bytes(kept.process(event) + kept.flush())
