@@ -136,6 +136,7 @@ async def watch(feed: Feed, tree: Tree, index: Index | None = None) -> None:
         tree.abandoned = True  # a thread cannot be cancelled: one that hashes a huge file ends at the next chunk
         watcher.hints.wake()
         await asyncio.wait({over})
+        over.result()  # what it ran into meanwhile is not lost
 
 
 class Watcher:
