@@ -19,6 +19,7 @@ BELOW = {  # what each wing of lab may import from, servers apart
     "cost": {"bench", "virtual", "clients", "proxies", "theory"},
     "figures": {"cost", "bench", "virtual", "clients", "proxies", "theory"},
     "checks": {"cost", "bench", "virtual", "clients", "proxies", "theory", "figures"},
+    "teaching": set[str](),
 }
 MODELS = {"short_polling", "long_polling", "websocket", "sse"}
 
