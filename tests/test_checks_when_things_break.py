@@ -1,5 +1,6 @@
 """The checks of notebook 07: they accept every right answer, and tell each kind of wrong one what is wrong."""
 
+import itertools
 from collections.abc import Callable
 
 from lab import checks
@@ -20,7 +21,7 @@ def dead(
             return of * heartbeat
         if last:
             return moments[-1] + of * heartbeat
-        gaps = zip(moments, moments[1:], strict=False)
+        gaps = itertools.pairwise(moments)
         return next((a for a, b in gaps if b - a > of * heartbeat), moments[-1]) + of * heartbeat
 
     return dead_at
