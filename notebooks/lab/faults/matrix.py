@@ -17,7 +17,7 @@ from lab.faults.catalogue import FAULTS, UPGRADE, Fault
 from lab.faults.live import LiveWorld, crowd
 from lab.faults.outcome import LETTERS, Outcome
 from lab.faults.simulated import DELAY, VirtualWorld
-from lab.faults.subjects import COURSE, QUICK, SUBJECTS, Subject
+from lab.faults.subjects import COURSE, QUICK, SUBJECTS, Pace, Subject
 from lab.virtual import Link, Net, run_virtual
 from servers.background import LOGGERS
 
@@ -60,11 +60,11 @@ class Cell:
         return f"{self.keeping!r}; without a cursor lost {self.forgetting.lost}"
 
 
-def simulate(fault: Fault, subject: Subject, *, keeps: bool) -> Outcome:
+def simulate(fault: Fault, subject: Subject, *, keeps: bool, pace: Pace = COURSE) -> Outcome:
     """One kind of client in VIRTUAL time."""
 
     async def main(net: Net) -> Outcome:
-        world = VirtualWorld(net, subject, COURSE, keeps=keeps, history=fault.history, clients=fault.clients)
+        world = VirtualWorld(net, subject, pace, keeps=keeps, history=fault.history, clients=fault.clients)
         world.meddle = fault.meddle
         async with world.stack:
             await world.run(fault.strike)
