@@ -154,6 +154,7 @@ async def buffering(world: LiveWorld) -> None:
     """From the beginning a proxy collects what it is sent, whatever the server asks; then it is passed by."""
     world.began = 0.0
     await asyncio.sleep(HELD_BACK)
+    world.cured = world.now
     world.pass_by()
 
 
@@ -284,5 +285,5 @@ async def collecting(world: VirtualWorld) -> None:
     """From the beginning a middleware reads each answer to its end before it passes it on; then it goes."""
     world.began = 0.0
     await asyncio.sleep(DARK - world.now)
-    world.door.meddle = None
+    world.door.meddle, world.cured = None, world.now
     world.link.cut()

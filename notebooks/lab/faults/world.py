@@ -9,6 +9,7 @@ The same fault is a coroutine over either world. VIRTUAL: one thread, the clock 
 
 import asyncio
 import contextlib
+import math
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -87,6 +88,7 @@ class World(ABC):
         self.published: list[tuple[int, float]] = []
         self.arrived: list[tuple[int, int, float]] = []  # client, number, moment
         self.zero = self.began = self.ended = 0.0
+        self.cured = math.inf  # when somebody ended the fault by cutting what was open: that is not the fault's doing
         self.quiet = False  # while it is, nothing is published
         self.aside = ""
         self.stall = 0.0  # s that a client takes over the next update
@@ -214,9 +216,9 @@ class World(ABC):
             Request(n, s.start - self.zero, (s.end or time.perf_counter()) - self.zero, s.updates, s.failed)
             for n, s in spans
         ]
-        failures = [request.end for request in requests if request.failed and request.end >= self.began]
+        failures = [request.end for request in requests if request.failed and self.began <= request.end < self.cured]
         resets = [at for memory in self.memories for at in memory.resets if at >= self.began]
-        until = max(self.ended, self.began + MOMENT)
+        until = min(self.cured, max(self.ended, self.began + MOMENT))
         gone = [at - self.zero for at in [*self.gone, *self.door.gone]]
         left = [at for at in gone if self.began <= at <= until] if self.subject.held else []
         run = Run(
