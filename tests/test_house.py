@@ -15,7 +15,7 @@ BELOW = {  # what each wing of lab may import from, servers apart
     "theory": set[str](),
     "proxies": set[str](),
     "virtual": set[str](),
-    "bench": {"virtual", "clients", "proxies", "theory"},
+    "bench": {"virtual", "clients", "mirror", "proxies", "theory"},
     "cost": {"bench", "virtual", "clients", "proxies", "theory"},
     "faults": {"bench", "virtual", "clients", "mirror", "proxies", "theory"},
     "figures": {"faults", "cost", "bench", "virtual", "clients", "proxies", "theory"},
