@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT
+from servers.guard import Doors
 from servers.lease import NOTICE, TICK
 from servers.on_uvicorn import GracefulServer, uvicorn_options
 from servers.service import Service
@@ -44,10 +46,14 @@ class ServerError(RuntimeError):
 class Server:
     """A running server; made by `serve`. `url` and `port` say where, `app` is the application."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event) -> None:
-        self.app, self._over = app, over
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event, listener: socket.socket | None
+    ) -> None:
+        self.app, self._over, self._listener = app, over, listener
         self._cause: BaseException | None = None
-        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None))
+        doors: Doors = getattr(app, "doors", None) or Doors()
+        doors.own = host
+        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None), doors)
         config = uvicorn.Config(self._watched, host, port, **options)
         self._uvicorn = GracefulServer(config, getattr(app, "closing", None), START_LIMIT)
         if isinstance(app, Service):
@@ -63,7 +69,7 @@ class Server:
             raise
         if not quiet:
             self._silence.close()
-        self.port: int = self._uvicorn.servers[0].sockets[0].getsockname()[1]
+        self.port: int = (listener or self._uvicorn.servers[0].sockets[0]).getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -131,7 +137,7 @@ class Server:
     def _run(self) -> None:
         self._silence.thread = threading.get_ident()  # before anything is logged
         try:
-            self._uvicorn.run()
+            self._uvicorn.run([self._listener] if self._listener else None)
         except BaseException as error:  # SystemExit too: uvicorn's way to say that it could not start
             self._cause = self._cause or error
             if self._uvicorn.started:
@@ -207,12 +213,14 @@ def serve(
     port: int = 0,
     quiet: bool = True,
     over: threading.Event | None = None,
+    listener: socket.socket | None = None,
 ) -> Server:
     """Start `app` in a background thread and return once it accepts connections.
 
     `port` 0 takes a free one. With `quiet` the server logs nothing: errors come out of `stop()`. In a
     notebook, running a cell again stops the servers that the same cell started before. `over` is set when the
-    server has ended, or can tell no more news because the application's source has failed.
+    server has ended, or can tell no more news because the application's source has failed. With a `listener`, a TCP
+    socket that listens there already, it serves who comes by that.
     Raises ServerError with the cause when the port is taken or the application's startup fails.
     """
     cell, execution = _this_cell()
@@ -223,22 +231,31 @@ def serve(
     for server in tuple(_running):
         if server.app is app and hasattr(app, "closing") and server._thread.is_alive():
             raise ServerError(f"the application is already served at {server.url}: make another one")
-    server = Server(app, host, port, quiet, over or threading.Event())
+    server = Server(app, host, port, quiet, over or threading.Event(), listener)
     _running[server] = cell, execution
     return server
 
 
-def run(app: Service, name: str, *, host: str = "127.0.0.1", port: int = 8000, drain: float = 0.0) -> int:
+def run(
+    app: Service,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    listener: socket.socket | None = None,
+    enough: threading.Event | None = None,
+    drain: float = 0.0,
+) -> int:
     """Serve as a command does: say where, and go on until Ctrl-C or SIGTERM; return the exit status.
 
     Then its streams end over `drain` seconds, unless a second signal comes meanwhile.
     It is 1 when the server could not go on: its source failed, which is a line in the log, or it ended by itself.
-    Raises ServerError when it does not start.
+    `enough` ends it, too. Raises ServerError when it does not start.
     """
-    enough = threading.Event()
+    enough = enough or threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: enough.set())
-    server = serve(app, host=host, port=port, quiet=False, over=enough)
+    server = serve(app, host=host, port=port, quiet=False, over=enough, listener=listener)
     print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
     if drain and server.running and app.failure is None:

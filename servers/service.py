@@ -16,7 +16,7 @@ import logging
 import math
 import mimetypes
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
+from servers.guard import RETRY_AFTER, Doors
 from servers.lease import Leases
 
 if TYPE_CHECKING:
@@ -41,8 +42,14 @@ if TYPE_CHECKING:
 
 PAGES = Path(__file__).parent / "pages"
 SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
-PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere
+# Who may have a page in a frame: a notebook at the same origin, at another port of this machine, or in VS Code.
+FRAMED_BY = "frame-ancestors 'self' http://localhost:* http://127.0.0.1:* vscode-webview: vscode-file:"
+# No inline script, nothing from elsewhere.
+PAGE_POLICY = f"default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; {FRAMED_BY}"
+ASSET = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 NO_STORE = {"Cache-Control": "no-store"}
+POLLED = "/updates"  # where an answer says that there is nothing later, which must be known for that
+CELLS = 5  # numbers of a server's traffic
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")
@@ -62,8 +69,8 @@ class Closing:
         self._set, self.drained = False, math.inf
 
     def is_set(self) -> bool:
-        """Whether the server is about to stop."""
-        return self._set
+        """Whether the server is about to stop, or its clients had better go elsewhere."""
+        return self._set or self._feed.lost
 
     def close(self) -> None:
         """From any thread: end this server's streams and held polls. The feed lives on."""
@@ -75,27 +82,55 @@ class Closing:
         self._feed.wake()
 
 
+class Count:
+    """One of the numbers of a Traffic, in a cell that other processes may read."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __get__(self, traffic: "Traffic", owner: object) -> int:
+        return traffic.cells[self.at]
+
+    def __set__(self, traffic: "Traffic", value: int) -> None:
+        traffic.cells[self.at] = value
+
+
 class Traffic(Collector):
     """What went through one server: plain numbers, changed on its loop only, read by anybody.
 
-    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included.
+    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included. Of a server in many
+    processes each has `cells` of its own among `everybody`'s, and any of them tells the sums.
     """
+
+    requests, held, delivered, resets, skipped = (Count(at) for at in range(CELLS))
 
     def __init__(self, model: str, feed: Feed) -> None:
         self.model, self.feed = model, feed
-        self.requests = self.held = self.delivered = self.resets = 0
+        self.cells: MutableSequence[int] | memoryview[int] = [0] * CELLS
+        self.everybody: Sequence[MutableSequence[int] | memoryview[int]] = (self.cells,)
+
+    def join(self, everybody: "Sequence[memoryview[int]]", number: int) -> None:
+        """Count in the cells of this number, where a predecessor may have counted before."""
+        self.cells, self.everybody = everybody[number], everybody
+        self.held = 0
+
+    def total(self, name: str) -> int:
+        """The sum over all processes."""
+        at: int = vars(Traffic)[name].at
+        return sum(cells[at] for cells in self.everybody)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of one scrape (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+        self.skipped = self.feed.skipped
         counters = {
-            "updates_requests": ("Handshakes, polls and reconnects.", self.requests),
-            "updates_delivered": ("Updates written to clients.", self.delivered),
-            "updates_resets": ("Gap answers: clients told to list again.", self.resets),
+            "updates_requests": ("Handshakes, polls and reconnects.", self.total("requests")),
+            "updates_delivered": ("Updates written to clients.", self.total("delivered")),
+            "updates_resets": ("Gap answers: clients told to list again.", self.total("resets")),
             "updates_published": ("Updates accepted by the feed in this epoch.", self.feed.head),
         }
         gauges = {
-            "updates_held": ("Requests in progress: open streams and held polls.", self.held),
-            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.feed.skipped),
+            "updates_held": ("Requests in progress: open streams and held polls.", self.total("held")),
+            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.total("skipped")),
             "updates_history": ("Updates kept for clients that resume.", len(self.feed)),
         }
         for family, metrics in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
@@ -118,6 +153,10 @@ class Counted:
         if scope["type"] == "lifespan" or scope["path"] != scope.get("root_path", "") + self.path:
             return await self.app(scope, receive, send)
         self.traffic.requests += 1
+        feed = self.traffic.feed
+        if feed.lost or (feed.away and self.path == POLLED):
+            away = JSONResponse({"detail": f"{feed.trouble}: ask again"}, 503, NO_STORE | {"Retry-After": RETRY_AFTER})
+            return await away(scope, receive, send)
         self.traffic.held += 1
 
         async def send_last(message: Message) -> None:
@@ -152,12 +191,14 @@ class Service(FastAPI):
         seed: int | None = None,
     ) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
+        self.router.redirect_slashes = False  # to an absolute URL made of Host, which is the client's word
         self.router.route_class = Route
         self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
         self.feed, self.path, self.source, self.heartbeat = feed, path, source, heartbeat
         self.filling: asyncio.Task[None] | None = None  # the source, once it was started
         self.on_failure: Callable[[], object] = lambda: None
         self.kept: list[Endpoint] = []
+        self.doors = Doors()
         self.front: Front | None = None  # what answers the usual requests before it, where uvicorn serves it
         self.gate: ASGIApp = super().__call__  # what a fast path puts itself before: nothing has wrapped `send` there
         self.leases = Leases(Closing(feed), max_age, seed)
@@ -191,7 +232,7 @@ class Service(FastAPI):
                 swagger_css_url="swagger-ui/swagger-ui.css",
                 swagger_favicon_url="pages/icon.svg",
             )
-            response.headers["Cache-Control"] = "no-cache"
+            response.headers.update(ASSET | {"Content-Security-Policy": FRAMED_BY})
             return response
 
         @self.get(
@@ -235,6 +276,8 @@ class Service(FastAPI):
             return "starting"
         if self.failure:
             return f"the source of updates failed: {told(self.failure)}"
+        if self.feed.trouble:
+            return self.feed.trouble
         return f"starting: {self.feed.starting()}" if self.feed.starting else "ok"
 
     def add_api_websocket_route(self, path: str, endpoint: Endpoint, *args: Any, **options: Any) -> None:
@@ -307,7 +350,7 @@ class Assets(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """The file, or 304."""
         response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers.update(ASSET)
         return response
 
 

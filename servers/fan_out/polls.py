@@ -69,7 +69,7 @@ class Polls:
         if asked is None or asked[1] != self.path or len(head) > LARGEST_HEAD:
             return False
         fields = self.understood(lines)
-        if fields is None:
+        if fields is None or self.feed.away:
             return False
         try:
             position = self.position(asked[2])

@@ -15,6 +15,7 @@ from lab.checks.long_polling import (
     long_polling_client,
     quiet_requests,
 )
+from lab.checks.scaling_out import Conflict, SharedLog, appends_contiguously, size_fleet
 from lab.checks.short_polling import jittered, longest_interval, polling_client
 from lab.checks.side_by_side import break_even, cost_per_delivery, polls_fit
 from lab.checks.sse import Journal, event_block, event_generator, event_stream_parser, sse_client
@@ -25,9 +26,12 @@ from lab.checks.when_things_break import reconnect_schedule, watchdog
 
 __all__ = [
     "Archive",
+    "Conflict",
     "Journal",
+    "SharedLog",
     "Verdict",
     "answers_from_a_cursor",
+    "appends_contiguously",
     "break_even",
     "client_frame",
     "cost_per_delivery",
@@ -46,6 +50,7 @@ __all__ = [
     "polls_fit",
     "quiet_requests",
     "reconnect_schedule",
+    "size_fleet",
     "sse_client",
     "watchdog",
     "websocket_client",

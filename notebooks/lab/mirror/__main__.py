@@ -111,6 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until Ctrl-C or SIGTERM, or until the copy is complete; return the exit status."""
     options = _options(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, handlers=[_AboveTheBar()])
+    logging.getLogger("lab.mirror.news").setLevel(logging.INFO)
     return run("python -m lab.mirror", lambda: _run(options), interrupted=int(options.once))  # 1: not complete
 
 
