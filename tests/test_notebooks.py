@@ -1,20 +1,30 @@
 """Tests of the notebooks as files: what nbval, which runs their cells, does not look at.
 
 A rule takes a notebook and yields one complaint for each thing that should not be there. Every rule is held against
-every notebook under notebooks/, and against a small notebook that breaks it.
+every notebook under notebooks/, and against a small notebook that breaks it. Last, a notebook is interrupted, and its
+kernel killed.
 """
 
 import ast
+import asyncio
+import contextlib
 import json
+import random
 import re
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import psutil
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests.support import PATIENCE
 from tests.support_notebooks import (
     AGAIN,
     called,
@@ -33,6 +43,9 @@ BOUNDED = {"sleep", "wait_for", "stop", "experiment", "side_by_side"}
 
 COLUMNS = 78  # of a line of code
 IMPORT_LINES = 6  # of the cell that imports the course's own names
+SEED = 2  # of the notebook that is interrupted and killed; any will do
+RUN_ON = 4  # cells after an interrupted one
+LIMIT = 110  # seconds for that: about 12 on a quiet machine
 
 Rule = Callable[[NotebookNode], Iterator[str]]
 
@@ -381,3 +394,86 @@ def test_a_change_finds_its_cell(name: str) -> None:
     for old, new in AGAIN[name][1]:
         [place] = [place for place, source in enumerate(sources) if old in source]
         sources[place] = sources[place].replace(old, new)
+
+
+class Experiments(ast.NodeVisitor):
+    """Finds whether a cell itself, and no function in it, waits for an experiment in real time."""
+
+    found = False
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """What a function waits for, it waits for where it is called."""
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """What a function waits for, it waits for where it is called."""
+
+    def visit_Await(self, node: ast.Await) -> None:
+        self.found |= called(node.value) in {"experiment", "side_by_side"}
+
+
+def experiments(path: Path) -> list[int]:
+    """The cells of a notebook that measure for some seconds of real time."""
+    found = []
+    for number, cell in code_cells(nbformat.read(path, as_version=4)):
+        looks = Experiments()
+        looks.visit(parse(cell))
+        found += [number] if looks.found else []
+    return found
+
+
+def listening(processes: Iterable[psutil.Process]) -> set[Any]:
+    """The addresses at which these processes accept connections."""
+    return {c.laddr for each in processes for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+async def interrupted_and_killed(path: Path, rng: random.Random) -> None:
+    """Interrupt an experiment, run on, and kill the kernel in the middle of it."""
+    options: dict[str, Any] = {"resources": {"metadata": {"path": str(path.parent)}}, "timeout": 100}
+    client = NotebookClient(nbformat.read(path, as_version=4), kernel_name="python3", **options)
+    cells = dict(code_cells(client.nb))
+    chosen = rng.choice(experiments(path))
+    after = [number for number in cells if number > chosen][:RUN_ON]
+
+    def start() -> asyncio.Future[NotebookNode]:
+        return asyncio.ensure_future(client.async_execute_cell(cells[chosen], chosen))
+
+    async with client.async_setup_kernel():
+        manager: Any = client.km
+        for number in (number for number in cells if number < chosen):
+            await client.async_execute_cell(cells[number], number)
+        running = start()
+        await asyncio.sleep(rng.uniform(0, 1))
+        while not running.done():  # a signal that comes before the cell has begun is lost
+            await manager.interrupt_kernel()
+            await asyncio.wait({running}, timeout=1)
+        with pytest.raises(CellExecutionError):
+            await running
+
+        for number in [chosen, *after]:
+            await client.async_execute_cell(cells[number], number)
+
+        running = start()
+        await asyncio.sleep(rng.uniform(0, 1))
+        kernel = psutil.Process(manager.provisioner.pid)
+        family = [kernel, *kernel.children(recursive=True)]
+        ports = listening(family)
+        kernel.kill()
+        with contextlib.suppress(DeadKernelError, CellExecutionError):
+            await running
+    assert psutil.wait_procs(family, PATIENCE)[1] == []
+    assert ports
+    for address in ports:
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(address)  # OSError if anybody still listens there
+
+
+@pytest.mark.timeout(LIMIT)
+def test_an_interrupt_stops_no_notebook_and_a_killed_kernel_leaves_nothing() -> None:
+    """An interrupted experiment runs again, and so does what follows; a kernel killed in it leaves no process, no port.
+
+    SEED chooses the notebook, its experiment, and the moments.
+    """
+    rng = random.Random(SEED)
+    path = rng.choice([path for path in NOTEBOOKS if path.parent.name == "notebooks" and experiments(path)])
+    asyncio.run(asyncio.wait_for(interrupted_and_killed(path, rng), LIMIT))
