@@ -13,9 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, token_in, whole
+from servers.arguments import Parser, checked_token, number, open_standard_streams, origin, rate, token_in, whole
 from servers.background import ServerError, run
 from servers.feed import HEARTBEAT, Feed
+from servers.guard import Doors
 from servers.index import Index
 from servers.models import MODELS, SLUGS, model
 from servers.service import Service, Source
@@ -33,7 +34,7 @@ def parser(program: str = "python -m servers") -> Parser:
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
     source = p.add_mutually_exclusive_group()
     source.add_argument("--watch", type=Path, metavar="DIR", help="announce the changes of a real directory")
-    source.add_argument("--rate", type=number, default=1.0, metavar="R", help="synthetic updates a second (1)")
+    source.add_argument("--rate", type=rate, default=1.0, metavar="R", help="synthetic updates a second (1); 0: none")
     p.add_argument("--regular", action="store_true", help="space them evenly (without: at random, Poisson)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the synthetic updates (0)")
     p.add_argument("--payload", type=whole(0, 2**20), default=0, metavar="BYTES",
@@ -51,7 +52,11 @@ def parser(program: str = "python -m servers") -> Parser:
                    help="with --watch: keep the known hashes there, so that a restart reads no file again")  # fmt: skip
     p.add_argument("--max-size", type=whole(0, 2**63), metavar="BYTES", help="with --watch: leave out larger files")
     p.add_argument("--max-connections", type=whole(1, 10**6), metavar="N",
-                   help="file-updates: requests and streams at once, one more is 503 (no limit)")  # fmt: skip
+                   help="at once; one more is answered 503 (no limit)")  # fmt: skip
+    p.add_argument("--max-per-address", type=whole(1, 10**6), metavar="N",
+                   help="of them, from one address; a proxy is one (no limit)")  # fmt: skip
+    p.add_argument("--allow-host", action="append", default=[], metavar="NAME",
+                   help="be called so, and by no other name but localhost and addresses (may be repeated)")  # fmt: skip
     p.add_argument("--token-file", type=token_in, metavar="FILE", dest="token",
                    help=f"file-updates: has the token that requests must carry (or {TOKEN_VARIABLE} has)")  # fmt: skip
     return p
@@ -82,17 +87,19 @@ def build(options: argparse.Namespace) -> Service:
     }
     chosen_path = {"fast": True} if options.fast else {}
     schedules = "rate" in chosen.options  # it makes its own, whose rate it can change
-    return chosen.create_app(
+    app = chosen.create_app(
         feed,
         source=None if schedules and tree is None else source,
         **{name: offered[name] for name in chosen.options} | chosen_path,
     )
+    app.doors = Doors(options.max_connections, options.max_per_address, options.allow_host)
+    return app
 
 
 def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
-    if options.model != "file-updates" and (options.token or options.max_connections):
-        raise ValueError("--token-file and --max-connections are for file-updates")
+    if options.model != "file-updates" and options.token:
+        raise ValueError("--token-file is for file-updates")
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.fast and model(options.model) not in MODELS:

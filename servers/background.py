@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT
+from servers.guard import Doors
 from servers.on_uvicorn import GracefulServer, uvicorn_options
 from servers.service import Service
 
@@ -46,7 +47,9 @@ class Server:
     def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event) -> None:
         self.app, self._over = app, over
         self._cause: BaseException | None = None
-        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None))
+        doors: Doors = getattr(app, "doors", None) or Doors()
+        doors.own = host
+        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None), doors)
         config = uvicorn.Config(self._watched, host, port, **options)
         self._uvicorn = GracefulServer(config, getattr(app, "closing", None), START_LIMIT)
         if isinstance(app, Service):

@@ -23,7 +23,7 @@ from servers.bundle import Bundle, Wanted
 from servers.downloads import NOSNIFF, Downloads, requested_path
 from servers.fan_out import FanOut
 from servers.feed import HEARTBEAT, TO_JSON, Feed, Known
-from servers.guard import RETRY_AFTER, Limit, Token
+from servers.guard import RETRY_AFTER, Doors, Token
 from servers.service import Service, Source, refuse_two_cursors
 from servers.short_polling import matches
 from servers.tree import Tree
@@ -82,8 +82,7 @@ class FileUpdates(Service):
         """Let in who may come. What is refused is counted as a request, too; what is allowed is told to all pages."""
         if token:
             self.user_middleware.append(Middleware(Token, token=token))
-        if max_connections:
-            self.user_middleware.append(Middleware(Limit, most=max_connections))
+        self.doors = Doors(max_connections)
         if allow_origins:
             self.add_middleware(
                 CORSMiddleware,
@@ -111,7 +110,7 @@ def create_app(
 
     What stands in the tree now is what the listing begins with. Without a tree there is news of files, but no file:
     404. `heartbeat` in seconds, `retry` in ms; `coalesce`: of several updates of one path at once only the last goes
-    out. `token` is what every request must carry, `max_connections` the most requests and streams at once,
+    out. `token` is what every request must carry, `max_connections` the most connections at once,
     `allow_origins` the pages from elsewhere that may read the answers, such as "https://hub.example".
     """
     app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce)

@@ -33,13 +33,18 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
+from servers.guard import Doors
 
 if TYPE_CHECKING:
     from servers.on_uvicorn import Front
 
 PAGES = Path(__file__).parent / "pages"
 SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
-PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere
+# Who may have a page in a frame: a notebook at the same origin, at another port of this machine, or in VS Code.
+FRAMED_BY = "frame-ancestors 'self' http://localhost:* http://127.0.0.1:* vscode-webview: vscode-file:"
+# No inline script, nothing from elsewhere.
+PAGE_POLICY = f"default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; {FRAMED_BY}"
+ASSET = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 NO_STORE = {"Cache-Control": "no-store"}
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
@@ -133,12 +138,14 @@ class Service(FastAPI):
         traffic: Traffic | None = None,
     ) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
+        self.router.redirect_slashes = False  # to an absolute URL made of Host, which is the client's word
         self.router.route_class = Route
         self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
         self.feed, self.path, self.source, self.heartbeat = feed, path, source, heartbeat
         self.filling: asyncio.Task[None] | None = None  # the source, once it was started
         self.on_failure: Callable[[], object] = lambda: None
         self.kept: list[Endpoint] = []
+        self.doors = Doors()
         self.front: Front | None = None  # what answers the usual requests before it, where uvicorn serves it
         self.gate: ASGIApp = super().__call__  # what a fast path puts itself before: nothing has wrapped `send` there
         self.closing = Closing(feed)
@@ -172,7 +179,7 @@ class Service(FastAPI):
                 swagger_css_url="swagger-ui/swagger-ui.css",
                 swagger_favicon_url="pages/icon.svg",
             )
-            response.headers["Cache-Control"] = "no-cache"
+            response.headers.update(ASSET | {"Content-Security-Policy": FRAMED_BY})
             return response
 
         @self.get("/healthz", responses={503: {"description": "It starts, or its source of updates has failed"}})
@@ -275,7 +282,7 @@ class Assets(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """The file, or 304."""
         response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers.update(ASSET)
         return response
 
 

@@ -48,6 +48,11 @@ def create_app(
             await connection.run(connection.greet(opening))
 
     async def accepted(socket: WebSocket, after: str | None) -> Batch | Gap | None:
+        with contextlib.suppress(*LEFT):
+            return await decided(socket, after)
+        return None
+
+    async def decided(socket: WebSocket, after: str | None) -> Batch | Gap | None:
         try:
             refuse_two_cursors(socket)
             opening = feed.opening(after)

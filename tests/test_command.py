@@ -95,7 +95,8 @@ def test_the_wheel_holds_what_the_repository_does(wheel: Path) -> None:
     """Every file of the servers and of the lab is in the wheel, pages included, and nothing else of the course."""
     rooms = [(ROOT, "servers"), (ROOT / "notebooks", "lab")]
     files = [(top, path) for top, room in rooms for path in (top / room).rglob("*") if path.is_file()]
-    here = {path.relative_to(top).as_posix() for top, path in files if "__pycache__" not in path.parts}
+    caches = {"__pycache__", ".ruff_cache", ".mypy_cache"}
+    here = {path.relative_to(top).as_posix() for top, path in files if caches.isdisjoint(path.parts)}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert here == held
     assert "servers/pages/sse.html" in held

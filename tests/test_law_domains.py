@@ -318,6 +318,8 @@ def test_more_than_the_history_keeps_is_the_end_of_polling() -> None:
     interval = theory.interval_for(600.0, 0.0, 100.0)
     assert interval * 100 + 5 * math.sqrt(interval * 100) == pytest.approx(10_000)
     assert theory.interval_for(95.0, 0.0, 90.0) == theory.interval_for(95.0, 0.0) == 100
+    for rate in np.geomspace(20, 1e6, 500).tolist():  # whatever the product of the two is rounded to
+        assert theory.work("short polling", rate, interval=theory.interval_for(1e4, 0.0, rate)).requests > 0
     assert not theory.meets("long polling", 60.0, 6000.0, 0.1)
     assert not theory.meets("short polling", 600.0, 1e6, 0.1)
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from lab.clients import GaveUp, Retry
 from lab.clients.answers import BadAnswer, BadStatus
@@ -33,7 +35,7 @@ from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
 from servers.background import serve
 from servers.feed import Feed
-from servers.guard import RETRY_AFTER, Limit
+from servers.guard import RETRY_AFTER
 from servers.tree import Tree
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
@@ -441,12 +443,17 @@ async def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_asks(
     three_files(tmp_path / "dir")
     asked: list[float] = []
     async with served(tmp_path / "dir") as stage:
-        full = Limit(stage.meddler.app, most=1000)
+        behind = stage.meddler.app
+
+        async def full(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] != path or len(asked) == 4:
+                return await behind(scope, receive, send)
+            refusal = JSONResponse({"detail": "this server holds enough"}, 503, {"Retry-After": RETRY_AFTER})
+            return await refusal(scope, receive, send)
 
         async def before(now: str) -> None:
             if now == path and len(asked) < 4:
                 asked.append(asyncio.get_running_loop().time())
-                full.most = 0 if len(asked) < 4 else 1000
 
         stage.meddler.app, stage.meddler.before = full, before
         async with followed(stage, a_mirror(tmp_path / "copy", retry=Retry(0, 0))):

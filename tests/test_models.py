@@ -47,10 +47,10 @@ async def test_an_unknown_model_is_an_error() -> None:
     with pytest.raises(UnknownModel, match=NONE):
         await load.Load("carrier-pigeon", "http://127.0.0.1:9").connect(1)
     with pytest.raises(UnknownModel, match=NONE):
-        await measuring.look(models=["carrier-pigeon"])
+        await measuring.measure(["carrier-pigeon"])
     for composed in COMPOSED:
         with pytest.raises(ValueError, match=f"there is no load to measure {composed.name} with"):
-            await measuring.look(models=[composed.slug])
+            await measuring.measure([composed.slug])
     with pytest.raises(ValueError, match="there are no raw clients of file updates"):
         await load.Load("file-updates", "http://127.0.0.1:9").connect(1)
 

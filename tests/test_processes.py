@@ -168,7 +168,7 @@ def test_an_unknown_model_is_nothing_to_measure() -> None:
     with pytest.raises(ValueError, match=r"^no model is called 'http-streaming': there are "):
         Load("http-streaming", "http://127.0.0.1:80")
     with pytest.raises(ValueError, match=r"^no model is called 'NDJSON': there are "):
-        asyncio.run(measuring.look(models=["NDJSON"]))
+        asyncio.run(measuring.measure(["NDJSON"]))
     with pytest.raises(ValueError, match="host and a port"):
         Load("sse", "http://127.0.0.1")
     for wrong in ({"interval": 0}, {"wait": math.inf}, {"talk": -1}):
@@ -242,6 +242,10 @@ def test_no_interval_is_narrower_than_what_runs_differ_by() -> None:
     assert compared("this", cost, "that", near) == "not told apart"
     assert compared("this", cost, "that", far) == "this is cheaper"
     assert compared("that", far, "this", cost) == "this is cheaper"
+    poll = measuring.result("short polling", measuring.TEACHING, polled())
+    dear = replace(poll, column=measuring.LIMIT, cpu={"requests": far})
+    assert measuring.cheaper(dear, poll) == "as tutorials write it is cheaper"
+    assert measuring.cheaper(poll, replace(dear, model="SSE"), "memory") == "not told apart"
 
 
 def test_what_comes_out_below_nothing_is_nothing() -> None:
@@ -256,17 +260,21 @@ def test_what_comes_out_below_nothing_is_nothing() -> None:
 @on_a_loop
 async def test_measure() -> None:
     """All models are measured in turn, in processes of their own: bytes exactly, CPU time above nothing."""
-    passes = [await measuring.look(column, seconds=0.2) for column in (measuring.TEACHING, measuring.LIMIT)]
-    found = measuring.results(passes)
-    units = measuring.in_column(found, measuring.TEACHING)
-    assert set(units) == set(measuring.in_column(found, measuring.LIMIT)) == {model.name for model in MODELS}
+    found = await measuring.measure(seconds=0.2, passes=1)
+    units, fast = [measuring.in_column(found, column) for column in measuring.COLUMNS]
+    assert set(units) == set(fast) == {model.name for model in MODELS}
     for each in found:
         assert [w.connections for w in each.ramp] == [0, 40, 100]
         assert each.ramp[0].up == each.ramp[0].down == 0
         assert each.memory.value > 0
-        assert 0 <= each.waited <= 1
+        assert 0 <= each.others <= 1
+    for own in (units, fast):
+        assert own["WebSocket"].held.down > 0
+        assert own["SSE"].held.down > 0
+    assert 0.5 * 43 < fast["WebSocket"].message.up < 2 * 43
+    assert fast["SSE"].message == units["SSE"].message
     socket, stream, poll = units["WebSocket"], units["SSE"], units["short polling"]
-    assert 0.9 * 43 <= socket.message.up < 2 * 43  # messages and their bytes are counted a moment apart
+    assert 0.5 * 43 < socket.message.up < 2 * 43  # sent in one window, answered in the next: these windows are short
     assert stream.message.up > 100
     assert stream.message == poll.message == units["long polling"].message
     assert 150 < poll.delivery.down < 250
@@ -301,9 +309,25 @@ async def test_a_lost_connection_is_no_measurement() -> None:
 
 
 def test_a_busy_machine_is_said_to_be_busy() -> None:
-    """A window on a loop that was late is marked, and a measurement says how long others waited during its windows."""
+    """A window on a loop that was late is marked, and a measurement says what others took during its windows."""
     quiet, loaded = polled()
     assert replace(quiet[0], floor=1.0).busy
     assert not quiet[0].busy
-    waited = (replace(quiet[0], waited=0.6), *quiet[1:])
-    assert measuring.result("short polling", measuring.TEACHING, (waited, loaded)).waited == 0.6
+    assert replace(quiet[0], others=0.6).busy
+    taken = (replace(quiet[0], others=0.6), *quiet[1:])
+    assert measuring.result("short polling", measuring.TEACHING, (taken, loaded)).others == pytest.approx(0.06)
+
+
+def test_no_processor_sleeps_while_servers_are_measured() -> None:
+    """Loops that give way to everybody keep every processor at work, are not taken for work, and end with the block."""
+    before = {child.pid for child in psutil.Process().children()}
+    with processes.kept_awake():
+        loops = [child for child in psutil.Process().children() if child.pid not in before]
+        assert len(loops) == min(processes.CPUS, processes.AWAKE)
+        if sys.platform != "win32":
+            assert all(loop.nice() == 19 for loop in loops)
+        deadline = time.monotonic() + 60
+        while any(sum(loop.cpu_times()[:2]) < 0.05 for loop in loops):
+            assert time.monotonic() < deadline, "they do not run"
+            time.sleep(0.01)
+    assert not any(loop.is_running() for loop in loops)

@@ -10,8 +10,9 @@ import pytest
 
 from lab import theory
 from lab.bench import Schedule
-from lab.cost import cases, trials
-from lab.theory import MODELS, SHORT, SOCKET, STREAM
+from lab.cost import Bills, cases, counted, trials
+from lab.cost.decision import REFERENCE
+from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM
 from servers import Feed, serve
 
 NEWS = Schedule.poisson(2.0, seconds=10, seed=5)
@@ -41,9 +42,9 @@ def test_counts_are_the_laws() -> None:
     followers = {SHORT: trials.follow(SHORT, interval=0.5)}
     [run] = trials.pulled_and_pushed((SHORT,), {1.0: NEWS}, followers, 0.01)[SHORT].values()
     law = theory.work(SHORT, len(NEWS) / NEWS.seconds, interval=0.5)
-    counted = trials.counted(run)
-    assert counted.requests == pytest.approx(law.requests, rel=0.1)
-    assert counted.deliveries == pytest.approx(law.deliveries)
+    work = counted(run)
+    assert work.requests == pytest.approx(law.requests, rel=0.1)
+    assert work.deliveries == pytest.approx(law.deliveries)
 
 
 def test_streams_end_from_either_side() -> None:
@@ -80,7 +81,32 @@ def test_verdicts() -> None:
     assert trials.verdict({"a": True, "b": True}) == "holds"
     assert trials.verdict({"a": True, "b": False}, "it rains") == "holds if it rains"
     assert trials.verdict({"a": False}) == "does not hold"
-    assert trials.verdicts({"x": ("holds", "1")}).splitlines()[-1] == "| x | **holds** | 1 |"
+    found = trials.Verdicts()
+    assert found.judge("x", {"a": True}, "1") == found.words["x"] == "holds"
+    assert found._repr_markdown_().splitlines()[-1] == "| x | **holds** | 1 |"
+    assert repr(found) == "x: holds"
+
+
+def test_bills_by_law_and_by_count_agree() -> None:
+    """A run of short polling, counted, costs within a tenth what the law says; a flip is where two bills are equal."""
+    bills = Bills(REFERENCE, theory.Prices())
+    followers = {SHORT: trials.follow(SHORT, interval=0.5)}
+    sides = bills.all_counted(trials.pulled_and_pushed((SHORT,), {1.0: NEWS}, followers, 0.01))
+    assert sides[SHORT][1.0] == pytest.approx(bills.month(SHORT, len(NEWS) / NEWS.seconds, interval=0.5), rel=0.1)
+    x = bills.poll_or_push(1.0)
+    assert bills.month(SHORT, x, interval=1.0) == pytest.approx(bills.month(STREAM, x))
+    x = bills.long_poll_or_push(0.2)
+    assert bills.month(LONG, x / 0.2, rtt=0.2) == pytest.approx(bills.month(STREAM, x / 0.2))
+    share = bills.stream_or_socket(2.0)
+    assert bills.month(STREAM, 2.0, upstream=2 * share) == pytest.approx(bills.month(SOCKET, 2.0, upstream=2 * share))
+
+
+def test_news_around_a_flip_is_what_really_came() -> None:
+    """On either side of a flip there are as many updates as the number says under which they stand."""
+    news = trials.around(4.0, 0.2, 40, per=0.5, seconds=30)
+    assert [x * 30 / 0.5 for x in news] == pytest.approx([len(each) for each in news.values()])
+    below, above = news
+    assert below < 4 < above
 
 
 def test_trials_know_every_model() -> None:

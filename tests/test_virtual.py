@@ -563,6 +563,31 @@ def test_real_sockets_and_processes_of_asyncio_fail_the_run() -> None:
             run_virtual(executes)
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_program_that_stops_its_loop_is_told_so(later: bool) -> None:
+    """The loop ends with the main task: to stop it before is an error with a name, wherever it comes from."""
+
+    async def main(_: Net) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(2)
+        (loop.call_soon if later else call)(loop.stop)
+        await asyncio.sleep(1)
+
+    with pytest.raises(VirtualError, match=r"^at 2\.000 s the program stopped the loop that it runs in$"):
+        run_virtual(main)
+    assert run_virtual(one) == 1
+
+
+def call(function: Callable[[], None]) -> None:
+    """Do it here and now."""
+    function()
+
+
+async def one(_: Net) -> int:
+    """The shortest program."""
+    return 1
+
+
 def test_a_run_inside_a_run_is_refused() -> None:
     """run_virtual cannot be called from virtual time."""
 

@@ -9,21 +9,25 @@ requirements.py  what a decision depends on
 decision.py      what each model would cost, and which will do at all
 flips.py         where a choice turns
 advice.py        what to build, and why
-trials.py        notebook 05's trials, and what their counts cost
+trials.py        notebook 05's trials, and the verdicts on what they show
+bills.py         what a month costs, by the laws and by counts, and where two bills are equal
 cases.py         what others chose, and where they say so
 """
 
 from lab.cost.advice import Recommendation, Threshold, choice, recommend
+from lab.cost.bills import Bills, counted
 from lab.cost.decision import Decision
 from lab.cost.network import on_the_network
 from lab.cost.requirements import Requirements
 
 __all__ = [
+    "Bills",
     "Decision",
     "Recommendation",
     "Requirements",
     "Threshold",
     "choice",
+    "counted",
     "on_the_network",
     "recommend",
 ]

@@ -13,18 +13,20 @@ from dataclasses import dataclass, replace
 
 from lab import theory
 from lab.bench.result import count, seconds
+from lab.cost.bills import MONTH
 from lab.cost.decision import REFERENCE, Decision, figure, in_bytes
 from lab.cost.flips import REACH, Flip, flips
 from lab.cost.network import on_the_network
 from lab.cost.requirements import Requirements
 from lab.theory import LONG, SHORT, SOCKET, STREAM, Prices, Resources, Units
 
-MONTH = 365.25 / 12 * 86400  # seconds
 SIMPLEST = (SHORT, STREAM, LONG, SOCKET)  # to run, the simplest first
 IN_TALK = (SHORT, SOCKET, STREAM, LONG)  # where the clients say much: one order of messages instead of two
 TALK = (0.5, 1.0)  # messages up per update, or in a second, from which on clients talk
 PLATFORM, MQTT, DATAGRAMS, WEBHOOK, RSYNC = "platform push", "MQTT", "UDP or WebRTC", "webhook", "rsync"
 RARE = 1.0  # updates per second up to which a call for each is no burden
+WAKING = 1 / 180  # updates per second up to which a platform wakes an app: FCM's rate for messages that collapse
+ASKING = 3600.0  # s; a small device that may hear so late wakes up, asks, and needs no broker
 NIGHT = 6 * 3600.0  # s; who can wait that long needs no news, only the difference
 FULL_CORE = 0.7  # of a core busy: no more on average, or bursts wait
 
@@ -39,7 +41,7 @@ class Threshold:
 
     bill: float = 10.0
     margin: float = 2.0
-    soonest: float = 1.0
+    soonest: float = 2.0
 
     def __post_init__(self) -> None:
         if not (self.bill >= 0 and self.margin >= 1 and self.soonest >= 0):
@@ -103,7 +105,7 @@ def _advisor(units: Mapping[str, Units] | None, prices: Prices | None, threshold
 
 def elsewhere(r: Requirements) -> tuple[str, str] | None:
     """Who will do better than any of the four, and why; None where they are the right ones."""
-    if r.followers == "phones":
+    if r.followers == "phones" and r.rate <= WAKING:
         return PLATFORM, (
             "An app that sleeps has no connection of its own: the system ends it to save the battery. The push service "
             "of the platform (APNs, FCM, Web Push) keeps one for all apps, and wakes this one."
@@ -113,7 +115,7 @@ def elsewhere(r: Requirements) -> tuple[str, str] | None:
             "All four are TCP, which holds back everything behind a lost packet for a round trip or more. What is "
             "worth nothing when late goes in datagrams: UDP, or a browser's unreliable data channel (WebRTC, RFC 8831)."
         )
-    if r.followers == "devices":
+    if r.followers == "devices" and r.budget < ASKING:
         return MQTT, (
             "Small devices on radio links sleep and come back: a broker keeps what came meanwhile, tells topics apart, "
             "and a packet's fixed head is two bytes (MQTT 5.0, section 2.1.1)."
@@ -123,7 +125,7 @@ def elsewhere(r: Requirements) -> tuple[str, str] | None:
             f"A server with an address can be called: one POST for each event, {figure(3600 * r.rate)} an hour, and no "
             "connection in between. Keep the log too, so that who was down asks for what it missed."
         )
-    if r.payload and r.budget >= NIGHT:
+    if r.payload and r.budget >= NIGHT and r.followers in ("programs", "servers"):
         return RSYNC, (
             f"Files that may be {seconds(r.budget)} old need no news: a job at night compares both sides and sends the "
             "differences, once, however often a file changed meanwhile."
@@ -168,10 +170,9 @@ class _Advisor:
         interval = decision.requirements.interval
         if SHORT not in decision.costs or len(decision.costs) == 1 or interval >= self.threshold.soonest:
             return ""
-        return (
-            f"Polls would have to come every {seconds(interval)}: that is a stream in disguise, and a hidden tab's "
-            "timers run once a second. They are left out."
-        )
+        hidden = ", and a hidden tab's timers run once a second" if interval < 1 else ""
+        disguised = f"that is a stream in disguise{hidden}"
+        return f"Polls would have to come every {seconds(interval)}: {disguised}. They are left out."
 
     def matters(self, cost: float, least: float, clients: int) -> bool:
         """Whether so much more a client and second is more than both thresholds."""
@@ -240,6 +241,11 @@ def talks(r: Requirements) -> bool:
 def _possible(decision: Decision) -> Iterator[str]:
     """What gets through, and what a client can send."""
     r = decision.requirements
+    if r.followers == "phones":
+        yield (
+            f"No platform wakes an app {figure(3600 * r.rate)} times an hour: it follows while it is awake, and the "
+            "push service calls it for the few updates that cannot wait."
+        )
     for other, why in decision.excluded.items():
         yield f"{other[0].upper()}{other[1:]} is out: {why}."
     if r.browsers and not r.http2 and decision.excluded.keys().isdisjoint((STREAM, LONG)):

@@ -17,7 +17,7 @@ from lab import theory
 from lab.bench.result import seconds
 from lab.cost.requirements import Requirements
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM, Prices, Resources, Units
-from lab.theory.numbers import fitting
+from lab.theory.numbers import fits
 from servers.feed import BATCH
 
 BROWSER_HEADERS = 500  # bytes that a browser adds to a request: an assumption, small for a site with cookies
@@ -83,7 +83,7 @@ class Decision:
     @property
     def _fits_an_answer(self) -> bool:
         """Whether a long poll's answer can carry what comes in a round trip."""
-        return self.requirements.rate * self.requirements.rtt <= fitting(BATCH)
+        return bool(fits(self.requirements.rate * self.requirements.rtt, BATCH))
 
     @property
     def hold(self) -> float:

@@ -24,7 +24,7 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from lab.cost.load import Load
-from lab.cost.processes import ServerProcess, Window, observe
+from lab.cost.processes import ServerProcess, Window, kept_awake, observe
 from servers import sse
 from servers.arguments import Parser, number, whole
 from servers.background import ServerError, run
@@ -212,11 +212,15 @@ def process(rung: str, rate: float = RATE) -> ServerProcess:
 async def climb(
     ladder: Sequence[str] = LADDER, *, rate: float = RATE, counts: tuple[int, int] = COUNTS, seconds: float = 1.2
 ) -> dict[str, Step]:
-    """Every rung's step, one after the other, in about three seconds each. Raises RuntimeError when one fails."""
+    """Every rung's step, one after the other, in about three seconds each, on processors that are kept awake.
+
+    Raises RuntimeError when one fails.
+    """
     check_positive(rate=rate, seconds=seconds, more_connections=counts[1] - counts[0])
     with ExitStack() as ends:
         servers = [process(rung, rate) for rung in ladder]
         await asyncio.gather(*(asyncio.to_thread(ends.enter_context, server) for server in servers))
+        ends.enter_context(kept_awake())
         steps = {}
         for server in servers:
             clients = Load("sse", server.url)

@@ -21,6 +21,7 @@ from servers.models import model
 DELIVERY = b'"seq":'  # in every update, once, on every wire
 TEXT, PING, PONG = 0x81, 0x89, 0x8A  # the first byte of a WebSocket frame that is whole (RFC 6455, section 5.2)
 SAID = b'{"type":"filter","id":1,"paths":[""]}'  # what a client says
+ANSWER_LIMIT = 30.0  # s
 MASK = bytes(4)  # of zeros: what it masks stays as it is
 
 
@@ -58,7 +59,10 @@ class Load:
         check_finite(wait=self.wait, talk=self.talk)
 
     async def connect(self, number: int) -> None:
-        """Open connections until there are `number`. Raises OSError when the server refuses one."""
+        """Open connections until there are `number`, each of which has heard from the server.
+
+        Raises OSError when the server refuses one, or does not answer.
+        """
         check_whole(number=number)
         kind = KINDS[model(self.model).slug]
         if kind is Stream and self.talk:
@@ -67,6 +71,9 @@ class Load:
         while len(self.clients) < number:
             _, client = await asyncio.get_running_loop().create_connection(lambda: kind(self), host, int(port))
             self.clients.append(client)
+        async with asyncio.timeout(ANSWER_LIMIT):
+            while any(not (client.heard or client.transport.is_closing()) for client in self.clients):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)  # a hundred events for it would cost the load more
 
     def close(self) -> None:
         """Leave, without a goodbye."""
@@ -83,7 +90,7 @@ class RawClient(asyncio.Protocol, ABC):
     headers: ClassVar[str] = ""
 
     def __init__(self, load: Load) -> None:
-        self.load, self.rest = load, b""
+        self.load, self.rest, self.heard = load, b"", False
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -102,6 +109,7 @@ class RawClient(asyncio.Protocol, ABC):
     def data_received(self, data: bytes) -> None:
         """Count the bytes, and take what is whole."""
         self.load.down += len(data)
+        self.heard = True
         self.rest = self.take(self.rest + data)
 
     def ask(self) -> None:

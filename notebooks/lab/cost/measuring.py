@@ -3,9 +3,9 @@
     A B C D A B C D ─▶ Windows ─▶ cpu = idle + Σ cost x how often ─▶ Units, each with an Interval ─▶ told apart, or not
     models, two passes              least absolute deviations         bootstrap, and what runs differ by
 
-Each window holds its load. What a server uses with nobody there, publishing included, is a term of its own (`idle`),
-so a cost is what *one more* request, delivery, heartbeat or message takes. Each pass has fresh processes, for what
-one has freed it keeps.
+Each window holds its load, on processors that never sleep (lab.cost.processes). What a server uses with nobody there,
+publishing included, is a term of its own (`idle`), so a cost is what *one more* request, delivery, heartbeat or message
+takes. Memory is the first pass's, for what a process has freed it keeps.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lab.cost.load import Load
-from lab.cost.processes import ServerProcess, Window, observe
+from lab.cost.processes import ServerProcess, Window, kept_awake, observe
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM, Resources, Units
 from servers.feed import HEARTBEAT
 from servers.models import model as find
@@ -28,8 +28,10 @@ QUIET = 1e-5  # updates per second: none, while we look
 FAST_BEAT = 1.0  # s between heartbeats where they are measured: who answers no ping for 1.5 of them is given up
 RUNS_DIFFER = 1.35  # the factor by which runs of one machine differ, each way: eleven runs, calm and busy
 MEMORY_DIFFERS = 1.1
+PASSES = 2
 RESAMPLES = 200  # of the bootstrap
 TEACHING, LIMIT = "as tutorials write it", "at the limit"  # the columns
+COLUMNS = (TEACHING, LIMIT)
 
 
 class Interval(NamedTuple):
@@ -46,24 +48,33 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """One server process, and the windows that each pass looks through: so many connections, talking so often (s)."""
+    """One server process, and how many connections its windows have; `main` is looked at in every pass.
 
-    looks: tuple[tuple[int, float], ...]
+    What is no news comes once: with a `heartbeat` (s) all such processes are watched at the same time, for they have
+    next to nothing to do; `talk` (s) is how often each connection then says something.
+    """
+
+    counts: tuple[int, ...]
     rate: float = QUIET
-    heartbeat: float = 0.0  # s; 0: the server's own
+    heartbeat: float = 0.0  # 0: the server's own
+    talk: float = 0.0
     interval: float = 0.1
     module: str = "servers"
     model: str = ""  # where it is not the measured one's
 
+    @property
+    def main(self) -> bool:
+        """Whether it is news that its windows are about."""
+        return not (self.heartbeat or self.talk)
 
-RISING = ((0, 0.0), (40, 0.0), (100, 0.0))
-TWICE = ((0, 0.0), (100, 0.0))
+
+RISING, MOST = (0, 40, 100), 100
 SETTINGS: dict[str, tuple[Setting, ...]] = {
-    SHORT: (Setting(RISING), Setting(TWICE, rate=100)),
+    SHORT: (Setting(RISING), Setting((0, MOST), rate=100)),
     LONG: (Setting(RISING, rate=15),),
-    SOCKET: (Setting(RISING, rate=50), Setting((*TWICE, (100, 0.05)), heartbeat=FAST_BEAT)),
-    STREAM: (Setting(RISING, rate=50), Setting(TWICE, heartbeat=FAST_BEAT),
-             Setting(((0, 0.0), (100, 0.05)), module="lab.cost.ladder", model="talking")),
+    SOCKET: (Setting(RISING, rate=50), Setting((0, MOST), heartbeat=FAST_BEAT, talk=0.05)),
+    STREAM: (Setting(RISING, rate=50), Setting((0, MOST), heartbeat=FAST_BEAT),
+             Setting((0, MOST), talk=0.05, module="lab.cost.ladder", model="talking")),
 }  # fmt: skip
 PER = {SHORT: "requests", LONG: "requests", SOCKET: "deliveries", STREAM: "deliveries"}
 SPENT = {
@@ -101,9 +112,10 @@ class Measured:
         return self.cpu[self.per]
 
     @property
-    def waited(self) -> float:
-        """The largest share of a window's time in which somebody on this machine waited for a CPU."""
-        return max(window.waited for windows in self.windows for window in windows)
+    def others(self) -> float:
+        """The share of the machine that others took, in all windows together."""
+        seen = [window for windows in self.windows for window in windows]
+        return max(0.0, sum(w.others * w.seconds for w in seen) / sum(w.seconds for w in seen))
 
 
 @dataclass
@@ -116,70 +128,66 @@ class _Running:
     server: ServerProcess
     seen: list[Window] = field(default_factory=list)
 
-    async def look(self, seconds: float) -> None:
-        """One pass."""
-        slug, rising = find(self.model).slug, itertools.groupby(self.setting.looks, key=lambda look: look[1])
-        for talk, looks in rising:
-            lasting = max(seconds, 1.1 * self.setting.heartbeat)
-            clients = Load(slug, self.server.url, interval=self.setting.interval, talk=talk)
-            try:
-                for count, _ in looks:
-                    self.seen.append(await observe(self.server, clients, count, lasting))
-            finally:
-                clients.close()
+    async def look(self, seconds: float, *, talk: float = 0.0) -> None:
+        """A window with each number of connections; the one with none, which is always the same, is seen once."""
+        counts = self.setting.counts[1:] if self.seen else self.setting.counts
+        clients = Load(find(self.model).slug, self.server.url, interval=self.setting.interval, talk=talk)
+        try:
+            for count in counts:
+                self.seen.append(await observe(self.server, clients, count, seconds))
+        finally:
+            clients.close()
 
 
-async def look(
-    column: str = TEACHING, models: Sequence[str] = MODELS, *, seconds: float = 0.3
-) -> dict[tuple[str, str], tuple[tuple[Window, ...], ...]]:
-    """One pass through the models of a column, in processes started for it: by column and model, windows by setting.
+async def measure(
+    models: Sequence[str] = MODELS,
+    columns: Sequence[str] = COLUMNS,
+    *,
+    seconds: float = 0.25,
+    passes: int = PASSES,
+) -> list[Measured]:
+    """Every model's unit costs in every column, in processes of their own, which take turns.
 
-    A model whose server does not have the column is left out. Raises UnknownModel for what is none, ValueError for one
-    that no load is written for, RuntimeError when a connection is lost.
+    Raises UnknownModel for what is none, ValueError for one that no load is written for, RuntimeError when a connection
+    is lost.
     """
     names = [find(each).name for each in models]
     for name in names:
         if name not in SETTINGS:
             raise ValueError(f"there is no load to measure {name} with")
+    running = [
+        _Running(column, name, setting, _server(column, name, setting))
+        for column, name in itertools.product(columns, names)
+        for setting in SETTINGS[name]
+        if not (setting.model and column != columns[0])  # a route of the application: one program in either column
+    ]
     with ExitStack() as ends:
-        groups = await asyncio.gather(*(_started(ends, column, name) for name in names))
-        for one in itertools.chain(*groups):
-            await one.look(seconds)
-    seen = {name: tuple(tuple(one.seen) for one in group) for name, group in zip(names, groups, strict=True)}
-    return {(column, name): windows for name, windows in seen.items() if windows}
+        await asyncio.gather(*(asyncio.to_thread(ends.enter_context, one.server) for one in running))
+        ends.enter_context(kept_awake())
+        for one in running:
+            ends.callback(one.server.process.terminate)  # all of them, before any is waited for
+        beating = [one for one in running if one.setting.heartbeat]
+        await asyncio.gather(*(one.look(max(seconds, 1.1 * FAST_BEAT)) for one in beating))
+        for one in running:
+            if one.setting.talk:
+                await one.look(seconds, talk=one.setting.talk)
+        for _ in range(passes):
+            for one in running:
+                if one.setting.main:
+                    await one.look(seconds)
+    found = itertools.groupby(running, key=lambda one: (one.column, one.model))
+    return _borrowed([result(model, column, tuple(tuple(o.seen) for o in own)) for (column, model), own in found])
 
 
-def results(passes: Sequence[Mapping[tuple[str, str], tuple[tuple[Window, ...], ...]]]) -> list[Measured]:
-    """Unit costs from several passes."""
-    found: dict[tuple[str, str], tuple[tuple[Window, ...], ...]] = {}
-    for one in passes:
-        for which, windows in one.items():
-            before = found.get(which, tuple(() for _ in windows))
-            found[which] = tuple(a + b for a, b in zip(before, windows, strict=True))
-    return _borrowed([result(model, column, windows) for (column, model), windows in found.items()])
-
-
-async def _started(ends: ExitStack, column: str, model: str) -> list[_Running]:
-    """The processes of a model's settings; none if its server has no such column."""
-    started = []
-    for setting in SETTINGS[model]:
-        if column == LIMIT and (setting.heartbeat or setting.module != "servers"):
-            continue  # what is not news is the same program in either column
-        options: dict[str, float | bool] = {"rate": setting.rate, "fast": column == LIMIT}
-        options["regular"] = setting.rate != QUIET
-        if setting.module != "servers":
-            options = {"rate": setting.rate}
-        if setting.heartbeat:
-            options["heartbeat"] = setting.heartbeat
-        server = ServerProcess(setting.model or find(model).slug, module=setting.module, **options)
-        try:
-            await asyncio.to_thread(ends.enter_context, server)
-        except RuntimeError:
-            if column == LIMIT:
-                return []
-            raise
-        started.append(_Running(column, model, setting, server))
-    return started
+def _server(column: str, model: str, setting: Setting) -> ServerProcess:
+    """The process of a setting, not yet started."""
+    if setting.model:
+        return ServerProcess(setting.model, module=setting.module, rate=setting.rate)
+    options: dict[str, Any] = {"rate": setting.rate, "fast": column == LIMIT}
+    options["regular"] = setting.rate != QUIET
+    if setting.heartbeat:
+        options["heartbeat"] = setting.heartbeat
+    return ServerProcess(find(model).slug, **options)
 
 
 def result(model: str, column: str, windows: tuple[tuple[Window, ...], ...]) -> Measured:
@@ -196,11 +204,11 @@ def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval
     rows = [[getattr(w, name) / w.seconds for name in happened] for w in flat]
     idle = [[float(one is each) for each in windows] for one in windows for _ in one]
     x, y = np.hstack([np.array(rows), np.array(idle)]), np.array([w.cpu / w.seconds for w in flat])
-    fit = _least_absolute(x, y)
+    [fit] = _least_absolute(x, y[None, :])
     left = y - x @ fit
     spare = np.sqrt(len(y) / max(1, len(y) - x.shape[1]))
     chance = np.random.default_rng(0)
-    again = [_least_absolute(x, x @ fit + spare * chance.choice(left, len(y))) for _ in range(RESAMPLES)]
+    again = _least_absolute(x, x @ fit + spare * chance.choice(left, (RESAMPLES, len(y))))
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
     return {
         name: _wide(float(fit[n]), float(low[n]), float(high[n]), RUNS_DIFFER)
@@ -209,25 +217,28 @@ def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval
 
 
 def _least_absolute(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The costs with the least sum of absolute deviations, by least squares with weights: one bad window pulls little.
+    """For each row of y, the costs with the least sum of absolute deviations: one bad window pulls little.
 
-    A column that is nothing but noise may come out below 0.
+    By least squares whose weights are renewed from the deviations. A column that is nothing but noise may come out
+    below 0.
     """
     scale = np.maximum(np.abs(x).max(axis=0), 1e-12)
-    weights, fit = np.ones(len(y)), np.zeros(x.shape[1])
+    unit = x / scale
+    slight = 1e-9 * np.eye(x.shape[1])  # what never happened costs nothing, instead of anything
+    weights, fit = np.ones(y.shape), np.zeros((len(y), x.shape[1]))
     for _ in range(15):
-        root = np.sqrt(weights)[:, None]
-        fit = np.linalg.lstsq(root * x / scale, root[:, 0] * y, rcond=None)[0] / scale
-        weights = 1 / np.maximum(np.abs(y - x @ fit), 1e-4)
-    return fit
+        square = np.einsum("rn,ni,nj->rij", weights, unit, unit)
+        fit = np.linalg.solve(square + slight, np.einsum("rn,ni,rn->ri", weights, unit, y)[..., None])[..., 0]
+        weights = 1 / np.maximum(np.abs(y - fit @ unit.T), 1e-4)
+    costs: NDArray[np.float64] = fit / scale
+    return costs
 
 
 def _memory(ramp: Sequence[Window]) -> Interval:
-    """Bytes a connection, from each pass's ascent: the first connections load code, and are left out."""
-    used = [window for window in ramp if window.connections]
-    rises = zip(used[::2], used[1::2], strict=True)
-    slopes = [(many.memory - few.memory) / (many.connections - few.connections) for few, many in rises]
-    return _wide(float(np.median(slopes)), min(slopes), max(slopes), MEMORY_DIFFERS)
+    """Bytes a connection, from the first ascent: the first connections load code, and are left out."""
+    few, many = [window for window in ramp if window.connections][:2]
+    slope = (many.memory - few.memory) / (many.connections - few.connections)
+    return _wide(slope, slope, slope, MEMORY_DIFFERS)
 
 
 def _wide(value: float, low: float, high: float, runs: float) -> Interval:
@@ -244,13 +255,12 @@ def _units(model: str, windows: Sequence[Sequence[Window]], cpu: Mapping[str, In
         request = Resources(spent["requests"], full.up / full.requests, full.down / full.deliveries)
         return Units(request, Resources(), held, request)
     if model == SHORT:
-        request = Resources(spent["requests"], full.up / full.requests, full.down / full.requests)
+        down = float(np.median([w.down / w.requests for w in windows[0] if w.requests]))  # answers may lag a window
+        request = Resources(spent["requests"], full.up / full.requests, down)
         loaded = windows[1][-1]
         inside = (loaded.down - request.down * loaded.requests) / loaded.deliveries
         return Units(request, Resources(spent["deliveries"], down=inside), held, request)
     delivery = Resources(spent["deliveries"], down=full.down / full.deliveries)
-    if len(windows) == 1:  # heartbeats and messages are measured in the other column: see `_borrowed`
-        return Units(Resources(), delivery, held, Resources())
     beating = next(w for w in windows[1] if w.connections)
     if not beating.beats:
         raise RuntimeError(f"{model}: no heartbeat came while its cost was measured: the machine is too busy")
@@ -263,37 +273,41 @@ def _units(model: str, windows: Sequence[Sequence[Window]], cpu: Mapping[str, In
 
 
 def _borrowed(measured: Sequence[Measured]) -> list[Measured]:
-    """Where one model's own load does not show a cost, it borrows it from another's of the same column.
+    """Where one model's own load does not show a cost, it borrows it from another's.
 
-    An update inside an answer costs a long poll what it costs a poll, so a long poll's request is its slope without
-    it. A message beside a pull or an event stream is a POST, measured beside the teaching stream; and heartbeats and
-    messages are no news, so the fast path has no part in them.
+    An update inside an answer costs a long poll what it costs a poll of its column, so a long poll's request is its
+    slope without it. A message beside a pull or an event stream is a POST to a route of the application's, which is the
+    same program in both columns: it is measured once, beside the first column's stream.
     """
     found = {(each.column, each.model): each.units for each in measured}
-    taught = {each.model: each.units for each in measured if each.column == TEACHING}
-    posted = taught[STREAM].message if STREAM in taught else None
+    posted = next((e.units.message for e in measured if e.model == STREAM and e.units.message.up), None)
     done = []
     for each in measured:
         units, poll = each.units, found.get((each.column, SHORT))
         if each.model == LONG and poll:
             inside = poll.delivery
             cpu, down = max(0.0, units.request.cpu - inside.cpu), max(0.0, units.request.down - inside.down)
-            alone = Resources(cpu, units.request.up, down)
-            units = replace(units, request=alone, delivery=inside)
-        other = taught.get(each.model)
-        if each.column == LIMIT and other and not units.message.up and each.model in (SOCKET, STREAM):
-            quiet = replace(other.held, memory=each.memory.value)
-            units = replace(units, held=quiet, message=other.message)
+            units = replace(units, request=Resources(cpu, units.request.up, down), delivery=inside)
         if each.model != SOCKET and posted:
             units = replace(units, message=posted)
         done.append(replace(each, units=units))
     return done
 
 
+def by_model(measured: Sequence[Measured], column: str) -> dict[str, Measured]:
+    """One column, by model."""
+    return {each.model: each for each in measured if each.column == column}
+
+
 def in_column(measured: Sequence[Measured], column: str) -> dict[str, Units]:
-    """The units of one column by model; where the column lacks a model, the teaching server's."""
-    teaching = {each.model: each.units for each in measured if each.column == TEACHING}
-    return teaching | {each.model: each.units for each in measured if each.column == column}
+    """The units of one column, by model."""
+    return {model: each.units for model, each in by_model(measured, column).items()}
+
+
+def cheaper(one: Measured, other: Measured, of: str = "main") -> str:
+    """Which of two models, or of one model's two programs, is told to take less CPU for its main load, or `memory`."""
+    names = (one.model, other.model) if one.model != other.model else (one.column, other.column)
+    return compared(names[0], getattr(one, of), names[1], getattr(other, of))
 
 
 def compared(first: str, a: Interval, second: str, b: Interval) -> str:

@@ -32,7 +32,7 @@ class Requirements:
     wanted         the share of clients that want it
     latest         True where only the newest state counts: what is overtaken need not be sent
     lossy          True where a late update is worth nothing, and may rather be lost (positions, voice)
-    followers      who: "programs"; "browsers"; "phones", apps that must hear while they sleep; "devices", small ones
+    followers      who: "programs"; "browsers"; "phones", apps that sleep when nobody looks; "devices", small ones
                    on radio links; "servers", with addresses of their own where they can be called
     tabs           how many tabs a browser has open that follow
     http2          True where the whole way to the browser speaks HTTP/2 or 3
@@ -100,7 +100,7 @@ class Requirements:
     @property
     def bridged(self) -> float:
         """How many updates may come on average so that with five deviations more the history keeps them."""
-        return (1 - 1e-9) * fitting(self.history)  # or rounding puts it beyond
+        return fitting(self.history)
 
     @property
     def browsers(self) -> bool:

@@ -1,11 +1,12 @@
 """Notebook 05's trials: four models on one log, clients that talk back, files that travel, and what all of it costs.
 
-Schedule ─▶ four servers, their clients ─▶ Runs ─▶ counted(run): Work in a client's second ─▶ a month's bill
+Schedule ─▶ four servers, their clients ─▶ Runs ─▶ bills.py: work in a client's second ─▶ a month's bill
 """
 
 import asyncio
 import contextlib
 import functools
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,15 +22,13 @@ from lab.clients import Update
 from lab.cost.ladder import talking
 from lab.cost.load import SAID
 from lab.proxies import Wire
-from lab.theory import MODELS, SOCKET, STREAM, Prices, Units, Work
+from lab.theory import MODELS, SOCKET, STREAM
 from servers import Feed, serve, sse
 from servers.models import model as find
 from servers.service import Service
 from servers.sse import update_blocks
 from servers.websocket import updates_message
 
-MONTH = 365.25 / 12 * 86400  # seconds
-BILLED = 1000  # clients
 CLEAR = 1.25  # how far from a flip, as a factor, a count of updates that came by chance has to lie
 MAKE = {model: find(model).create_app for model in MODELS}
 
@@ -85,21 +84,18 @@ def received(run: Run) -> list[list[int]]:
     return by_client
 
 
-def counted(run: Run, messages: int = 0) -> Work:
-    """A run as work per client and second."""
-    seconds = run.clients * run.schedule.seconds
-    asked = len(run.requests_between(0, run.schedule.seconds))
-    return Work(asked / seconds, len(run.first_deliveries) / seconds, 1.0, messages / seconds)
-
-
-def monthly(work: Work, units: Units, prices: Prices) -> Any:
-    """What a month costs for BILLED clients."""
-    return BILLED * MONTH * work.cost(units).price(prices)
-
-
 def both_sides(flip: float, low: float, high: float) -> tuple[float, float]:
     """Where to count: at half and at twice the flip; at the ends of the range where no flip is inside."""
     return (flip / 2, 2 * flip) if low <= flip <= high else (low, high)
+
+
+def around(flip: float, low: float, high: float, *, per: float, seconds: float) -> dict[float, Schedule]:
+    """News on both sides of a flip, by how many updates really come in `per` seconds."""
+    found = {}
+    for x in both_sides(flip, low, high):
+        news = Schedule.poisson(x / per, seconds, seed=3)
+        found[len(news) / news.seconds * per] = news
+    return found
 
 
 def as_said(flip: float, cheaper_beyond: Mapping[float, float], other: Mapping[float, float]) -> bool:
@@ -125,6 +121,13 @@ def conversation(model: str, share: float, news: Schedule, delay: float) -> tupl
     client = functools.partial(_on_socket if model == SOCKET else _by_post, share, said)
     make = talking if model == STREAM else MAKE[model]
     return Trial(make, client, news).virtual(delay=delay), len(said)
+
+
+def conversations(
+    models: Sequence[str], shares: Sequence[float], news: Schedule, delay: float
+) -> dict[str, dict[float, tuple[Run, int]]]:
+    """Conversations by model and share."""
+    return {model: {share: conversation(model, share, news, delay) for share in shares} for model in models}
 
 
 async def _by_post(share: float, said: list[Any], url: str, log: ClientLog) -> None:
@@ -238,7 +241,26 @@ def verdict(tests: Mapping[str, Any], condition: str = "") -> str:
     return f"holds if {condition}" if any(passed) else "does not hold"
 
 
-def verdicts(found: Mapping[str, tuple[str, str]]) -> str:
-    """A table in Markdown: claim, verdict, what was measured."""
-    rows = [f"| {claim} | **{word}** | {shown} |" for claim, (word, shown) in found.items()]
-    return "\n".join(["| the claim | the verdict | measured |", "|---|---|---|", *rows])
+class Verdicts:
+    """Claims that were judged: the verdict on each in `words`, and a table of all in a notebook."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, str] = {}
+        self.shown: dict[str, str] = {}
+
+    def judge(self, claim: str, tests: Mapping[str, Any], shown: str, condition: str = "") -> str:
+        """Judge a claim by these tests; `shown` is what was measured."""
+        self.words[claim], self.shown[claim] = verdict(tests, condition), shown
+        return self.words[claim]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{claim}: {word}" for claim, word in self.words.items())
+
+    def _repr_markdown_(self) -> str:
+        rows = [f"| {claim} | **{word}** | {self.shown[claim]} |" for claim, word in self.words.items()]
+        return "\n".join(["| the claim | the verdict | measured |", "|---|---|---|", *rows])
+
+
+def lines(thing: Any) -> int:
+    """Of source."""
+    return len(inspect.getsource(thing).splitlines())

@@ -22,7 +22,7 @@ from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
 ONE = {"requests": "a request", "deliveries": "a delivery", "beats": "a heartbeat", "messages": "a message up"}
-COLUMNS = 60  # of a map
+COLUMNS = 40  # of a map
 
 
 def slopes(measured: Sequence[Measured]) -> Picture:
@@ -58,8 +58,8 @@ def slopes(measured: Sequence[Measured]) -> Picture:
         axes.set_xlim(right=1.55 * axes.get_xlim()[1])
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         _name_lines(axes, labels[axes])
-    waited = max(each.waited for each in measured)
-    tag = f"LIVE; somebody waited for a CPU {waited:.0%} of the time"
+    others = max(each.others for each in measured)
+    tag = f"LIVE, no processor asleep; others took {others:.0%} of the machine"
     _headline(picture, f"A cost is a slope: {measured[0].column}", tag)
     picture.alt = (
         "CPU time per second against work per second, and memory against connections, a line each. "
@@ -168,7 +168,7 @@ def boundaries(decision: Decision, rate: float, budgets: tuple[float, float]) ->
     for below, above in itertools.pairwise(steps):
         here, there = found[-1][1], _choice(decision, rate, above)
         a, b = float(below), float(above)
-        while here != there and b / a > 1 + 1e-5:
+        while here != there and b / a > 1 + 1e-4:
             middle = math.sqrt(a * b)
             a, b = (middle, b) if _choice(decision, rate, middle) == here else (a, middle)
         if here != there:

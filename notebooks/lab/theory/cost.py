@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lab.theory.long_polling import long_polling_delay_quantile, long_polling_request_rate, within_a_batch
-from lab.theory.numbers import Number, fitting, law, like
+from lab.theory.numbers import Number, fits, fitting, law, like
 from servers.feed import BATCH
 
 # What it costs: how much of each kind of work a client makes in a second, times what a unit of it costs. The first
@@ -135,7 +135,7 @@ def polling_answers(x: Number) -> Number:
 
     The probabilities are the normal law's, right to 0.3 %. Raises ValueError where x + 5 √x is more than is kept.
     """
-    if np.any(np.asarray(x) > fitting(HISTORY)):
+    if not np.all(fits(x, HISTORY)):
         raise ValueError(f"with {np.max(x):g} updates between two polls some are lost: {HISTORY:,} are kept")
     mean, full = np.asarray(x, float)[..., None], BATCH * np.arange(1, HISTORY // BATCH + 1)
     spread = np.sqrt(2 * np.maximum(mean, 1e-9))
@@ -166,7 +166,7 @@ def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOL
     if model == SHORT:
         return interval_for(budget, transit, rate) >= max(rtt, 1e-9)
     if model == LONG:
-        if rate * rtt > fitting(BATCH):
+        if not fits(rate * rtt, BATCH):
             return budget < 0
         return budget >= long_polling_delay_quantile(0.95, rate, rtt, hold, transit)
     return budget >= transit

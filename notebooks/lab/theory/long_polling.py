@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.theory.numbers import Number, fitting, law, like, share_gone
+from lab.theory.numbers import Number, fits, law, like, share_gone
 from servers.feed import BATCH
 
 # Long polling. G is the gap (s) between an answer leaving the server and the client's next request arriving there,
@@ -19,7 +19,7 @@ def within_a_batch(updates: Any) -> None:
     It has at most BATCH of them, and the next BATCH come a round trip later: where five deviations of a Poisson number
     do not fit, delays grow beyond these laws, and above BATCH for ever.
     """
-    if np.any(updates > fitting(BATCH)):
+    if not np.all(fits(updates, BATCH)):
         raise ValueError(f"with {np.max(updates):g} updates between two answers they do not fit into one ({BATCH})")
 
 

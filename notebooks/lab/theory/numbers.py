@@ -49,6 +49,8 @@ def law(function: Callable[P, R]) -> Callable[P, R]:
 
 def _check(name: str, value: Any) -> None:
     what, holds = DOMAINS[name]
+    if type(value) is float and holds(value):  # as most are
+        return
     if isinstance(value, str | bytes | bool) or not np.all(holds(value)):
         raise ValueError(f"{name.replace('_', ' ')} is a number {what}, not {value!r}")
 
@@ -68,3 +70,8 @@ def share_gone(x: Number) -> Number:
 def fitting(room: int) -> float:
     """The most updates that may come on average, x, so that x + 5 √x fit into `room`: with five deviations."""
     return (math.sqrt(25 + 4 * room) - 5) ** 2 / 4
+
+
+def fits(mean: Any, room: int) -> Any:
+    """Whether so many updates, on average, fit into `room`: up to `fitting`, and what rounding adds to it."""
+    return np.asarray(mean) <= (1 + 1e-9) * fitting(room)

@@ -85,6 +85,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.random, self.seeds = random.Random(f"program {seed}"), random.Random(f"seeds {seed}")
         self.numpy: Any = None  # what numpy's own functions draw from, made when they first do
         self.interrupt: BaseException | None = None
+        self.main_runs = False  # while it does, nobody else ends the loop
         self._selector = self  # the loop asks its selector to wait for the next timer
         numbers = itertools.count(1)
         self.set_task_factory(lambda loop, coro, **options: _Task(next(numbers), coro, loop=loop, **options))
@@ -114,6 +115,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def move(self, then: float) -> None:
         """Set the clock, and how exact it is: a timer due now must count as due, however late it is."""
         self.now, self._clock_resolution = then, max(TINY, math.ulp(then))
+
+    def stop(self) -> None:
+        """End the loop, as asyncio does once the main task has ended; VirtualError, from the loop too, before that."""
+        if self.main_runs:
+            self.interrupt = VirtualError(f"at {self.now:.3f} s the program stopped the loop that it runs in")
+            raise self.interrupt
+        super().stop()
 
     def _process_events(self, events: None) -> None:
         pass  # there is no file descriptor that could have become ready

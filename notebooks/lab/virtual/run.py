@@ -107,11 +107,12 @@ def _work(
 
     async def job() -> None:
         # A task that fails while the loop itself raises would be reported as forgotten; this one does not fail.
+        loop.main_runs = True
         try:
             ended.set_result(await main(loop.net))
         except BaseException as error:
             ended.set_exception(error)
-        loop.net.recording = False
+        loop.net.recording = loop.main_runs = False
 
     try:
         with contextlib.closing(loop.net), asyncio.Runner(loop_factory=lambda: loop) as runner:

@@ -15,7 +15,8 @@ Left out, and what that changes on a real network: congestion avoidance (a loss 
 transfer over a link that loses is too fast); the kernel's send queue (a writer is held back by window and write buffer,
 81 to 520 kB earlier than on Linux, 3 MB on loopback) and the growth of the receiver's window beyond `window` (half a
 megabyte takes Linux fewer round trips); quick acknowledgements at a connection's start, and needless repetitions when
-only acknowledgements are lost (some packets of 52 bytes); MTU discovery, Nagle (asyncio switches it off), keep-alive.
+only acknowledgements are lost (some packets of 52 bytes; where 5 % are lost one message in 200 took Linux 0.52 s, and
+takes 0.28 here); MTU discovery, Nagle (asyncio switches it off), keep-alive.
 """
 
 import asyncio
