@@ -29,9 +29,9 @@ from servers.workers import post, supervise
 TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
 
 
-def parser() -> Parser:
+def parser(program: str = "python -m servers") -> Parser:
     """All options, with their defaults."""
-    p = Parser(prog="python -m servers", description="Tell clients what changed, by one of four models.")
+    p = Parser(prog=program, description="Tell clients what changed, by one of four models.")
     p.add_argument("model", choices=SLUGS, metavar="MODEL", help=", ".join(SLUGS))
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
@@ -176,10 +176,10 @@ def token_of_environment() -> str | None:
         raise ValueError(f"{TOKEN_VARIABLE}: {error}") from None
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m servers") -> int:
     """Run until Ctrl-C or SIGTERM; return the exit status."""
     open_standard_streams()
-    command = parser()
+    command = parser(program)
     options = command.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     worker = post()
