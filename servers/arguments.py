@@ -30,6 +30,14 @@ def number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"a number above 0, not {text!r}")
 
 
+def rate(text: str) -> float:
+    """A finite number from 0 up."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return abs(value)
+    raise argparse.ArgumentTypeError(f"a number from 0 up, not {text!r}")
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     """A whole number from `least` to `most`."""
 

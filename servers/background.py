@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT
+from servers.guard import Doors
+from servers.lease import NOTICE, TICK
 from servers.on_uvicorn import GracefulServer, uvicorn_options
 from servers.service import Service
 
@@ -43,10 +46,14 @@ class ServerError(RuntimeError):
 class Server:
     """A running server; made by `serve`. `url` and `port` say where, `app` is the application."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event) -> None:
-        self.app, self._over = app, over
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, quiet: bool, over: threading.Event, listener: socket.socket | None
+    ) -> None:
+        self.app, self._over, self._listener = app, over, listener
         self._cause: BaseException | None = None
-        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None))
+        doors: Doors = getattr(app, "doors", None) or Doors()
+        doors.own = host
+        options = uvicorn_options(getattr(app, "heartbeat", HEARTBEAT), getattr(app, "front", None), doors)
         config = uvicorn.Config(self._watched, host, port, **options)
         self._uvicorn = GracefulServer(config, getattr(app, "closing", None), START_LIMIT)
         if isinstance(app, Service):
@@ -62,7 +69,7 @@ class Server:
             raise
         if not quiet:
             self._silence.close()
-        self.port: int = self._uvicorn.servers[0].sockets[0].getsockname()[1]
+        self.port: int = (listener or self._uvicorn.servers[0].sockets[0]).getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -105,6 +112,22 @@ class Server:
             text = "\n".join(_text(record) for record in errors)
             raise ServerError(f"the server at {self.url} logged: {text}") from cause
 
+    def drain(self, seconds: float, enough: threading.Event | None = None) -> None:
+        """End its streams evenly over `seconds`, accepting no new ones after a tenth of them; return when all have.
+
+        /healthz answers 503 from the first moment. `enough`, when set, ends the wait. `stop` is still to be called.
+        """
+        enough = enough or threading.Event()
+        app = self.app
+        assert isinstance(app, Service), "what has no leases cannot drain"
+        begin = time.monotonic()
+        self._uvicorn.call(app.leases.drain, seconds)
+        enough.wait(NOTICE * seconds)
+        self._uvicorn.call(self._uvicorn.stop_listening)
+        while (time.monotonic() < begin + seconds + 2 * TICK and app.traffic.held) and self.running:
+            if enough.wait(TICK):
+                return
+
     def ends(self, limit: float) -> bool:
         """Tell it to end, and say whether it has, `limit` seconds later at most."""
         self._uvicorn.exit()
@@ -114,7 +137,7 @@ class Server:
     def _run(self) -> None:
         self._silence.thread = threading.get_ident()  # before anything is logged
         try:
-            self._uvicorn.run()
+            self._uvicorn.run([self._listener] if self._listener else None)
         except BaseException as error:  # SystemExit too: uvicorn's way to say that it could not start
             self._cause = self._cause or error
             if self._uvicorn.started:
@@ -190,12 +213,14 @@ def serve(
     port: int = 0,
     quiet: bool = True,
     over: threading.Event | None = None,
+    listener: socket.socket | None = None,
 ) -> Server:
     """Start `app` in a background thread and return once it accepts connections.
 
     `port` 0 takes a free one. With `quiet` the server logs nothing: errors come out of `stop()`. In a
     notebook, running a cell again stops the servers that the same cell started before. `over` is set when the
-    server has ended, or can tell no more news because the application's source has failed.
+    server has ended, or can tell no more news because the application's source has failed. With a `listener`, a TCP
+    socket that listens there already, it serves who comes by that.
     Raises ServerError with the cause when the port is taken or the application's startup fails.
     """
     cell, execution = _this_cell()
@@ -206,23 +231,36 @@ def serve(
     for server in tuple(_running):
         if server.app is app and hasattr(app, "closing") and server._thread.is_alive():
             raise ServerError(f"the application is already served at {server.url}: make another one")
-    server = Server(app, host, port, quiet, over or threading.Event())
+    server = Server(app, host, port, quiet, over or threading.Event(), listener)
     _running[server] = cell, execution
     return server
 
 
-def run(app: Service, name: str, *, host: str = "127.0.0.1", port: int = 8000) -> int:
+def run(
+    app: Service,
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    listener: socket.socket | None = None,
+    enough: threading.Event | None = None,
+    drain: float = 0.0,
+) -> int:
     """Serve as a command does: say where, and go on until Ctrl-C or SIGTERM; return the exit status.
 
+    Then its streams end over `drain` seconds, unless a second signal comes meanwhile.
     It is 1 when the server could not go on: its source failed, which is a line in the log, or it ended by itself.
-    Raises ServerError when it does not start.
+    `enough` ends it, too. Raises ServerError when it does not start.
     """
-    enough = threading.Event()
+    enough = enough or threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: enough.set())
-    server = serve(app, host=host, port=port, quiet=False, over=enough)
+    server = serve(app, host=host, port=port, quiet=False, over=enough, listener=listener)
     print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
+    if drain and server.running and app.failure is None:
+        enough.clear()
+        server.drain(drain, enough)
     status = 1 if not server.running or app.failure is not None else 0
     if not server.ends(LEAVE_LIMIT):  # of thousands, all were told, or cut off: what they leave behind ends with us
         logging.shutdown()

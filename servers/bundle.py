@@ -122,7 +122,7 @@ class Siblings:
 
     def read(self, path: str) -> tuple[File, bytes]:
         """A file and its bytes. Raises ChangedMeanwhile, OSError and ValueError for what is to be left out."""
-        known = self.tree.files.get(path)
+        known = self.tree.told(path)
         if known is None or known.size > SMALL:
             raise FileNotFoundError(errno.ENOENT, "not a small file of the tree")
         if os.open not in os.supports_dir_fd:

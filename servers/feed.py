@@ -65,6 +65,10 @@ class Gap(Exception):
         return {"reason": self.reason, "cursor": self.cursor, "oldest": self.oldest}
 
 
+class Unavailable(RuntimeError):
+    """A log that is elsewhere, and gone, full, or not what it should be; the text is one line that says so."""
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """One change of one file. `json` is its only encoding, made once, when the feed accepts it.
@@ -168,6 +172,8 @@ class Feed:
     unless given). One feed may serve several servers on several event loops.
     """
 
+    elsewhere = False  # whether a publish waits for another process
+
     def __init__(self, *, history: int = 10_000, history_bytes: int = 64 * 2**20, epoch: str | None = None) -> None:
         if history < 1 or history_bytes < 1:
             raise ValueError("the history must hold at least one update and one byte")
@@ -176,11 +182,13 @@ class Feed:
             raise ValueError(f"an epoch is 1 to 32 digits and small letters, not {self.epoch!r}")
         self.history, self.history_bytes = history, history_bytes
         self.starting: Callable[[], str] | None = None  # until a source can tell what changes: how far it is
+        self.trouble: str | None = None  # what keeps it from knowing all that is published: it may be elsewhere
+        self.away = self.lost = False  # it cannot be read at present; and has not been for so long that streams end
         self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones
         self._log: dict[int, Update] = {}
         self._files: dict[str, Known] | None = None  # kept from when a listing is first asked for
         self._bytes = 0
-        self._head = 0
+        self._head = self._base = 0  # positions of the newest update, and of this epoch's beginning
         self._latest = Batch((), 0, self.cursor_at(0))
         self._lock = threading.Lock()
         self._bells: dict[asyncio.AbstractEventLoop, Bell] = {}
@@ -218,13 +226,7 @@ class Feed:
         content: bytes | None = None,
     ) -> Update:
         """Append an update and wake all readers. Raises ValueError on what no client should ever see."""
-        check_path(path)
-        if change not in CHANGES:
-            raise ValueError(f"a change is one of {', '.join(CHANGES)}, not {change!r}")
-        if change == "deleted" and {size, sha256, mtime, executable, content} != {None}:
-            raise ValueError("a deleted file has no size, hash or content")
-        if (mtime is None) != (executable is None):
-            raise ValueError("a file's time and its executable bit travel together")
+        check_update(path, change, size, sha256, mtime, executable, content)
         with self._lock:
             seq = self._head + 1
             published, stamp = round(time.time(), 6), time.perf_counter()
@@ -232,15 +234,19 @@ class Feed:
             update = Update(
                 seq, cursor, path, change, size, sha256, published, stamp, mtime, executable, content=content
             )
-            self._log[seq] = update
-            self._bytes += len(update.json)
-            while len(self._log) > self.history or (self._bytes > self.history_bytes and len(self._log) > 1):
-                self._bytes -= len(self._log.pop(seq - len(self._log) + 1).json)
-            if self._files is not None:
-                note(self._files, update)
-            self._head = seq  # last: whoever sees it finds the update in the log
+            self._append(update)
         self.wake()
         return update
+
+    def _append(self, update: Update) -> None:
+        position = self._head + 1
+        self._log[position] = update
+        self._bytes += len(update.json)
+        while len(self._log) > self.history or (self._bytes > self.history_bytes and len(self._log) > 1):
+            self._bytes -= len(self._log.pop(position - len(self._log) + 1).json)
+        if self._files is not None:
+            note(self._files, update)
+        self._head = position  # last: whoever sees it finds the update in the log
 
     def adopt(self, files: Mapping[str, Known | tuple[int | None, str | None]]) -> None:
         """Take `files` for what stands at the head: what was there before the first update is not published."""
@@ -274,12 +280,16 @@ class Feed:
                 raise BadCursor('a cursor looks like "<epoch>-<number>", and only a server hands it out')
             if match[1] != self.epoch:
                 raise self._gap("epoch")
-            position = int(match[2])
-            if position > self._head:
-                raise FutureCursor(f"the cursor is ahead of this log, whose newest is {self.cursor}")
+            position = self._position_of(int(match[2]))
             if position < self._head - len(self._log):
                 raise self._gap("expired")
             return position
+
+    def _position_of(self, seq: int) -> int:
+        """Where that number stands. Raises FutureCursor."""
+        if seq > self._head:
+            raise FutureCursor(f"the cursor is ahead of this log, whose newest is {self.cursor}")
+        return seq
 
     def read(self, position: int) -> Batch:
         """What is later than `position`, oldest first; Gap when some of it is gone.
@@ -291,7 +301,7 @@ class Feed:
             return latest  # what the reader before this one got
         with self._lock:
             if position < self._head - len(self._log):
-                raise self._gap("expired")
+                raise self._gap("expired" if position >= self._base else "epoch")
             updates = list[Update]()
             size, end = 0, position
             while end < self._head and len(updates) < BATCH and size < BATCH_BYTES:
@@ -361,6 +371,25 @@ class Feed:
 
     def _gap(self, reason: Reason) -> Gap:
         return Gap(reason, self._head, self.cursor, self.cursor_at(self._head - len(self._log)))
+
+
+def check_update(
+    path: str,
+    change: Change,
+    size: int | None,
+    sha256: str | None,
+    mtime: float | None,
+    executable: bool | None,
+    content: bytes | None,
+) -> None:
+    """Raise ValueError on what no client should ever see."""
+    check_path(path)
+    if change not in CHANGES:
+        raise ValueError(f"a change is one of {', '.join(CHANGES)}, not {change!r}")
+    if change == "deleted" and {size, sha256, mtime, executable, content} != {None}:
+        raise ValueError("a deleted file has no size, hash or content")
+    if (mtime is None) != (executable is None):
+        raise ValueError("a file's time and its executable bit travel together")
 
 
 def note(files: dict[str, Known], update: Update) -> None:

@@ -9,8 +9,11 @@ tests/test_on_uvicorn.py holds each name that is used here; when it fails on ano
 
 What a client sends is bounded in size, number and time before anything is believed. A head and a body have at most
 64 KiB (431, 413), a request arrives within 30 s (408), and nothing more is read while an answer is under way or
-unsent: whoever pipelines, or reads nothing, waits in its own kernel. What a client does wrong gets an answer, and is
-no line in the server's log. Of uvicorn's parsers httptools is the one; with h11 there would be all this once more.
+unsent: whoever pipelines, or reads nothing, waits in its own kernel, and is cut off when it has read nothing for
+5 minutes. What a client does wrong gets an answer, and is no line in the server's log. The `Doors` of an application
+(guard.py) are asked here, before its front.
+
+Of uvicorn's parsers httptools is the one; with h11 there would be all this once more.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ import functools
 import gc
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -35,11 +39,16 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from servers.feed import HEARTBEAT
+from servers.guard import RETRY_AFTER, UNCOUNTED, Doors, Visit
 from servers.service import Closing
 
 LARGEST = 64 * 1024  # bytes of a request's head, of its body, of a WebSocket's message
 SLOWEST = 30.0  # seconds for a request to arrive, for a new connection to say anything, for a closed one to be emptied
+SHORTEST = 2.0  # seconds for a connection beyond the limits to say what it wants, and hear that there is no room
+SPARE = 100  # such connections; more are not even heard
+UNREAD = 300.0  # seconds for a client to read some of what waits for it in the server's memory
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
+HOST = re.compile(rb"\r\n[Hh][Oo][Ss][Tt]:[ \t]*([^\r\n]*?)[ \t]*\r\n")
 TRANSPORT = "servers.transport"  # where the scope has it
 
 
@@ -60,7 +69,9 @@ class Front(Protocol):
         """A client that is held has left."""
 
 
-def uvicorn_options(heartbeat: float = HEARTBEAT, front: Front | None = None) -> dict[str, Any]:
+def uvicorn_options(
+    heartbeat: float = HEARTBEAT, front: Front | None = None, doors: Doors | None = None
+) -> dict[str, Any]:
     """The settings of every server of the course, as keyword arguments of `uvicorn.Config`.
 
     The keep-alive is longer than any polling interval (uvicorn's 5 s races a client that polls every 5 s),
@@ -70,7 +81,7 @@ def uvicorn_options(heartbeat: float = HEARTBEAT, front: Front | None = None) ->
     return {
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": 1,
-        "http": functools.partial(HttpProtocol, front=front),
+        "http": functools.partial(HttpProtocol, front=front, doors=doors or Doors()),
         "ws": WebSocketProtocol,
         "ws_per_message_deflate": False,
         "ws_max_size": LARGEST,
@@ -85,11 +96,11 @@ def uvicorn_options(heartbeat: float = HEARTBEAT, front: Front | None = None) ->
 
 
 class Refused(Exception):
-    """A request that gets this status and text for an answer, whatever the application is."""
+    """A request that gets this status and text for an answer, whatever the application is; `later`: it may retry."""
 
-    def __init__(self, status: HTTPStatus, text: str) -> None:
+    def __init__(self, status: HTTPStatus, text: str, *, later: bool = False) -> None:
         super().__init__(text)
-        self.status = status
+        self.status, self.later = status, later
 
 
 class UnknownUpgrade(Exception):
@@ -103,9 +114,10 @@ class HttpProtocol(HttpToolsProtocol):
     what stands behind an upgrade that nobody follows. Here the parser is given a piece that ends with a head.
     """
 
-    def __init__(self, *args: Any, front: Front | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, front: Front | None = None, doors: Doors | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.front = front
+        self.front, self.doors = front, doors or Doors()
+        self.visit: Visit | None = None
         self.socket = -1  # as of `socket_of`, for the front's answers
         self.held = False  # by the front, which owes an answer
         self.replied = -math.inf  # when the front last answered (loop time, s)
@@ -114,12 +126,18 @@ class HttpProtocol(HttpToolsProtocol):
         self.size = 0  # bytes of the head, or else of the body, so far
         self.length: int | None = None  # of the body, if it does not come in chunks
         self.overdue: asyncio.TimerHandle | None = None
+        self.draining: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         if self.front:
             self.socket = socket_of(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(SLOWEST, self.timeout_keep_alive_handler)
+        self.visit = self.doors.visit(self.client[0] if self.client else "")
+        full = self.visit.refusal()
+        if full and self.doors.spare > SPARE:
+            transport.abort()
+        wait = SHORTEST if full else SLOWEST
+        self.timeout_keep_alive_task = self.loop.call_later(wait, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -127,19 +145,50 @@ class HttpProtocol(HttpToolsProtocol):
             self.front.forget(self)
         self._unset_keepalive_if_required()  # uvicorn keeps it, and all that hangs on it, when a client resets
         self.arrived()
+        self.drained()
+        if self.visit:
+            self.visit.leave()
         self.unread = b""
 
     def data_received(self, data: bytes) -> None:
         self.unread, self.at = self.unread[max(self.at - 3, 0) :] + data, min(self.at, 3)  # an end may be cut in two
         self.read_on()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.draining = self.draining or self.loop.call_later(UNREAD, self.look_after, self.unsent)
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.drained()
         self.read_on()
+
+    @property
+    def unsent(self) -> int:
+        """The bytes that wait for the client to read."""
+        size: int = self.transport.get_write_buffer_size()
+        return size
+
+    def look_after(self, before: int) -> None:
+        """Cut off who has read nothing since as many bytes were unsent."""
+        if self.unsent >= before:
+            self.transport.abort()
+        else:
+            self.draining = self.loop.call_later(UNREAD, self.look_after, self.unsent)
+
+    def drained(self) -> None:
+        """Stop the clock of what is unsent."""
+        if self.draining:
+            self.draining.cancel()
+            self.draining = None
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self.read_on()
+        if self.at < len(self.unread):
+            self.flow.pause_reading()
+            self.loop.call_soon(self.read_on)  # not here, where the exception that was answered may be being handled
+        else:
+            self.read_on()
 
     def read_on(self) -> None:
         """Parse what there is, as far as a request that is to be answered first."""
@@ -151,7 +200,8 @@ class HttpProtocol(HttpToolsProtocol):
             end = self.end()
             piece = self.unread[self.at : end]
             self.at += len(piece)
-            if self.front and end and not (self.in_body or self.size) and self.front.take(self, piece):
+            begun = self.in_body or self.size
+            if self.front and end and not begun and self.enters(piece) and self.front.take(self, piece):
                 continue
             self._unset_keepalive_if_required()
             self.size += len(piece)
@@ -166,6 +216,19 @@ class HttpProtocol(HttpToolsProtocol):
             self.overdue = self.overdue or self.loop.call_later(SLOWEST, self.too_slow)
         else:
             self.unread, self.at = b"", 0
+
+    def enters(self, head: bytes) -> bool:
+        """Whether the doors let it in without a closer look."""
+        host = HOST.search(head)
+        return bool(host and self.doors.is_harmless(host[1]) and self.visit and not self.visit.refusal())
+
+    def knock(self) -> None:
+        """Ask the doors. Raises Refused."""
+        if not self.doors.knows(self.headers, self.server[0] if self.server else ""):
+            raise Refused(HTTPStatus.MISDIRECTED_REQUEST, "this server has another name; --allow-host adds one")
+        full = self.visit.refusal() if self.visit else ""
+        if full and self.url.partition(b"?")[0] not in UNCOUNTED:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, full, later=True)
 
     def end(self) -> int | None:
         """How far the parser may go, so that it does not see what is behind this request."""
@@ -184,8 +247,11 @@ class HttpProtocol(HttpToolsProtocol):
             early, self.unread = self.unread[self.at :], b""
             self.flow.resume_reading()
             self.handle_websocket_upgrade()
+            self.drained()
+            protocol = cast(WebSocketProtocol, self.transport.get_protocol())
+            protocol.visit = self.visit
             if early:
-                cast(asyncio.Protocol, self.transport.get_protocol()).data_received(early)
+                protocol.data_received(early)
         except httptools.HttpParserError as error:
             match error.__context__:
                 case UnknownUpgrade():
@@ -213,6 +279,7 @@ class HttpProtocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if (hosts := names.count(b"host")) != 1 and (hosts or version == "1.1"):
             raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host")  # RFC 9112, section 3.2
+        self.knock()
         self.length = int(dict(self.headers)[b"content-length"]) if b"content-length" in names else None
         if self.length and self.length > LARGEST:
             raise too_large(body=True)
@@ -265,11 +332,12 @@ class HttpProtocol(HttpToolsProtocol):
     def refuse(self, refusal: Refused) -> None:
         """Answer, unless the application has begun to, and hang up."""
         status, body = refusal.status, f"{refusal}\n".encode()
+        later = f"retry-after: {RETRY_AFTER}\r\n".encode() if refusal.later else b""
         begun = self.in_body and self.cycle is not None and self.cycle.scope is self.scope
         if not (begun and self.cycle.response_started):
             self.transport.write(
                 b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
-                b"content-length: %d\r\n\r\n%b" % (status, status.phrase.encode(), len(body), body)
+                b"%bcontent-length: %d\r\n\r\n%b" % (status, status.phrase.encode(), later, len(body), body)
             )
         if begun:
             self.cycle.disconnected = True  # the application learns that it speaks to nobody any more
@@ -319,10 +387,19 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     before it lets it go. And a text that goes to many clients is made a frame once.
     """
 
+    visit: Visit | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.visit:
+            self.visit.leave()
+
     async def send(self, message: ASGISendEvent) -> None:
         text = message.get("text") if message["type"] == "websocket.send" else None
         if not self.writable.is_set():
             await self.writable.wait()
+        if message["type"] == "websocket.accept" and self.transport.is_closing():
+            self.disconnected = True  # uvicorn would accept nobody, and call the next message an error
         if text is None or self.disconnected or self.conn.state is not State.OPEN or self.conn.extensions:
             await super().send(message)  # which also knows what cannot be sent now
         else:
@@ -424,9 +501,18 @@ class GracefulServer(uvicorn.Server):
     def exit(self) -> None:
         """From any thread: stop now, or as soon as it has started."""
         self.should_exit = True  # first: who does not see the loop yet looks at this next
+        self.call(self.exiting.set)
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """From any thread: call it on the server's loop, unless that has ended."""
         if self.loop:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self.exiting.set)
+                self.loop.call_soon_threadsafe(function, *arguments)
+
+    def stop_listening(self) -> None:
+        """Refuse new connections, and keep those there are."""
+        for listener in self.servers:
+            listener.close()
 
     async def main_loop(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -457,8 +543,7 @@ class GracefulServer(uvicorn.Server):
             raise TimeoutError(f"not ready within {self.limit:g} s") from None
 
     async def shutdown(self, sockets: Any = None) -> None:
-        for listener in self.servers:
-            listener.close()
+        self.stop_listening()
         loop = asyncio.get_running_loop()
         loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
         loop.call_later(2 * CLEAN_LIMIT, self.cut_connections, 0)

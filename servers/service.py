@@ -4,7 +4,7 @@
                                              └─ BadCursor, bad parameter: 400 · Gap: 410
 
 A `Service` is a FastAPI application that knows its feed, counts its traffic and can end its own
-streams: `closing` is the signal on which every stream of this server waits besides the news.
+streams: `closing` is the signal on which every stream of this server waits besides the news, by its lease (lease.py).
 """
 
 import asyncio
@@ -13,9 +13,10 @@ import functools
 import importlib.resources
 import inspect
 import logging
+import math
 import mimetypes
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,22 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
+from servers.guard import RETRY_AFTER, Doors
+from servers.lease import Leases
 
 if TYPE_CHECKING:
     from servers.on_uvicorn import Front
 
 PAGES = Path(__file__).parent / "pages"
 SWAGGER_UI = Path(str(importlib.resources.files("fastapi_offline"))) / "static"
-PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'"  # no inline script, nothing from elsewhere
+# Who may have a page in a frame: a notebook at the same origin, at another port of this machine, or in VS Code.
+FRAMED_BY = "frame-ancestors 'self' http://localhost:* http://127.0.0.1:* vscode-webview: vscode-file:"
+# No inline script, nothing from elsewhere.
+PAGE_POLICY = f"default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; {FRAMED_BY}"
+ASSET = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 NO_STORE = {"Cache-Control": "no-store"}
+POLLED = "/updates"  # where an answer says that there is nothing later, which must be known for that
+CELLS = 5  # numbers of a server's traffic
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")
@@ -53,42 +62,75 @@ class Closing:
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self._set = feed, False
+        self.drained = math.inf  # loop time at which a drain is over, once one has begun
 
     def open(self) -> None:
         """Before a server starts: its application may have been served, and closed, before."""
-        self._set = False
+        self._set, self.drained = False, math.inf
 
     def is_set(self) -> bool:
-        """Whether the server is about to stop."""
-        return self._set
+        """Whether the server is about to stop, or its clients had better go elsewhere."""
+        return self._set or self._feed.lost
 
     def close(self) -> None:
         """From any thread: end this server's streams and held polls. The feed lives on."""
         self._set = True
+        self.wake()
+
+    def wake(self) -> None:
+        """From any thread: let all who wait for news look whether they are to end."""
         self._feed.wake()
+
+
+class Count:
+    """One of the numbers of a Traffic, in a cell that other processes may read."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __get__(self, traffic: "Traffic", owner: object) -> int:
+        return traffic.cells[self.at]
+
+    def __set__(self, traffic: "Traffic", value: int) -> None:
+        traffic.cells[self.at] = value
 
 
 class Traffic(Collector):
     """What went through one server: plain numbers, changed on its loop only, read by anybody.
 
-    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included.
+    A *request* is any handshake, poll or reconnect at the model's own path, refused ones included. Of a server in many
+    processes each has `cells` of its own among `everybody`'s, and any of them tells the sums.
     """
+
+    requests, held, delivered, resets, skipped = (Count(at) for at in range(CELLS))
 
     def __init__(self, model: str, feed: Feed) -> None:
         self.model, self.feed = model, feed
-        self.requests = self.held = self.delivered = self.resets = 0
+        self.cells: MutableSequence[int] | memoryview[int] = [0] * CELLS
+        self.everybody: Sequence[MutableSequence[int] | memoryview[int]] = (self.cells,)
+
+    def join(self, everybody: "Sequence[memoryview[int]]", number: int) -> None:
+        """Count in the cells of this number, where a predecessor may have counted before."""
+        self.cells, self.everybody = everybody[number], everybody
+        self.held = 0
+
+    def total(self, name: str) -> int:
+        """The sum over all processes."""
+        at: int = vars(Traffic)[name].at
+        return sum(cells[at] for cells in self.everybody)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of one scrape (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+        self.skipped = self.feed.skipped
         counters = {
-            "updates_requests": ("Handshakes, polls and reconnects.", self.requests),
-            "updates_delivered": ("Updates written to clients.", self.delivered),
-            "updates_resets": ("Gap answers: clients told to list again.", self.resets),
+            "updates_requests": ("Handshakes, polls and reconnects.", self.total("requests")),
+            "updates_delivered": ("Updates written to clients.", self.total("delivered")),
+            "updates_resets": ("Gap answers: clients told to list again.", self.total("resets")),
             "updates_published": ("Updates accepted by the feed in this epoch.", self.feed.head),
         }
         gauges = {
-            "updates_held": ("Requests in progress: open streams and held polls.", self.held),
-            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.feed.skipped),
+            "updates_held": ("Requests in progress: open streams and held polls.", self.total("held")),
+            "updates_skipped": ("Files left out: unreadable, or with a name that is not UTF-8.", self.total("skipped")),
             "updates_history": ("Updates kept for clients that resume.", len(self.feed)),
         }
         for family, metrics in ((CounterMetricFamily, counters), (GaugeMetricFamily, gauges)):
@@ -99,18 +141,31 @@ class Traffic(Collector):
 
 
 class Counted:
-    """ASGI middleware that keeps `Traffic` true for one path, however a request ends."""
+    """ASGI middleware that keeps `Traffic` true for one path, however a request ends.
 
-    def __init__(self, app: ASGIApp, path: str, traffic: Traffic) -> None:
-        self.app, self.path, self.traffic = app, path, traffic
+    While the server drains, an answer ends its connection too: the next request is another server's.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, traffic: Traffic, leases: Leases) -> None:
+        self.app, self.path, self.traffic, self.leases = app, path, traffic, leases
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] != scope.get("root_path", "") + self.path:
             return await self.app(scope, receive, send)
         self.traffic.requests += 1
+        feed = self.traffic.feed
+        if feed.lost or (feed.away and self.path == POLLED):
+            away = JSONResponse({"detail": f"{feed.trouble}: ask again"}, 503, NO_STORE | {"Retry-After": RETRY_AFTER})
+            return await away(scope, receive, send)
         self.traffic.held += 1
+
+        async def send_last(message: Message) -> None:
+            if self.leases.closing.drained < math.inf and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
         try:
-            return await self.app(scope, receive, send)
+            return await self.app(scope, receive, send_last)
         finally:
             self.traffic.held -= 1
 
@@ -118,7 +173,8 @@ class Counted:
 class Service(FastAPI):
     """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs.
 
-    `page` is the file of its live page in `pages/`, `heartbeat` (s) how often a silent stream shows that it lives.
+    `page` is the file of its live page in `pages/`, `heartbeat` (s) how often a silent stream shows that it lives,
+    `max_age` (s) how long one lasts at most, `seed` what makes those ages repeatable.
     """
 
     def __init__(
@@ -131,23 +187,27 @@ class Service(FastAPI):
         heartbeat: float = HEARTBEAT,
         source: Source | None = None,
         traffic: Traffic | None = None,
+        max_age: float | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
+        self.router.redirect_slashes = False  # to an absolute URL made of Host, which is the client's word
         self.router.route_class = Route
         self.router.responses = {"4XX": {"description": "Refused: `detail` says why"}}  # in the place of FastAPI's 422
         self.feed, self.path, self.source, self.heartbeat = feed, path, source, heartbeat
         self.filling: asyncio.Task[None] | None = None  # the source, once it was started
         self.on_failure: Callable[[], object] = lambda: None
         self.kept: list[Endpoint] = []
+        self.doors = Doors()
         self.front: Front | None = None  # what answers the usual requests before it, where uvicorn serves it
         self.gate: ASGIApp = super().__call__  # what a fast path puts itself before: nothing has wrapped `send` there
-        self.closing = Closing(feed)
+        self.leases = Leases(Closing(feed), max_age, seed)
         self.traffic = traffic or Traffic(model, feed)
         registry = CollectorRegistry()
         registry.register(self.traffic)
         pages = Assets(directory=PAGES)
 
-        self.add_middleware(Counted, path=path, traffic=self.traffic)
+        self.add_middleware(Counted, path=path, traffic=self.traffic, leases=self.leases)
         self.add_exception_handler(BadCursor, _bad_request)
         self.add_exception_handler(RequestValidationError, _bad_request)
         self.add_exception_handler(Gap, _gone)
@@ -172,10 +232,12 @@ class Service(FastAPI):
                 swagger_css_url="swagger-ui/swagger-ui.css",
                 swagger_favicon_url="pages/icon.svg",
             )
-            response.headers["Cache-Control"] = "no-cache"
+            response.headers.update(ASSET | {"Content-Security-Policy": FRAMED_BY})
             return response
 
-        @self.get("/healthz", responses={503: {"description": "It starts, or its source of updates has failed"}})
+        @self.get(
+            "/healthz", responses={503: {"description": "It starts, drains, or its source of updates has failed"}}
+        )
         async def health() -> Response:
             """Whether the server can tell what changes, and where its log stands."""
             state = {"status": self.status, "model": model, "cursor": feed.cursor}
@@ -191,6 +253,15 @@ class Service(FastAPI):
         await self.gate(scope, receive, send)
 
     @property
+    def closing(self) -> Closing:
+        """The signal that ends its streams; of several applications served as one it may be one signal."""
+        return self.leases.closing
+
+    @closing.setter
+    def closing(self, closing: Closing) -> None:
+        self.leases.closing = closing
+
+    @property
     def failure(self) -> BaseException | None:
         """What ended the source, if anything but a stop did."""
         ended = self.filling is not None and self.filling.done() and not self.filling.cancelled()
@@ -198,11 +269,15 @@ class Service(FastAPI):
 
     @property
     def status(self) -> str:
-        """ "ok", or why this server cannot tell what changes: "starting", or its source failed."""
+        """ "ok", or why this server cannot tell what changes: "starting", "draining", or its source failed."""
+        if self.closing.drained < math.inf:
+            return "draining"
         if self.source and self.filling is None:
             return "starting"
         if self.failure:
             return f"the source of updates failed: {told(self.failure)}"
+        if self.feed.trouble:
+            return self.feed.trouble
         return f"starting: {self.feed.starting()}" if self.feed.starting else "ok"
 
     def add_api_websocket_route(self, path: str, endpoint: Endpoint, *args: Any, **options: Any) -> None:
@@ -275,7 +350,7 @@ class Assets(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """The file, or 304."""
         response = super().file_response(*args, **kwargs)
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers.update(ASSET)
         return response
 
 

@@ -84,7 +84,13 @@ async def play(feed: Feed, edits: Iterable[Edit]) -> None:
     start = loop.time()
     for edit in edits:
         await asyncio.sleep(start + edit.at - loop.time())
-        feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content)
+        publish = functools.partial(
+            feed.publish, edit.path, edit.change, size=edit.size, sha256=edit.sha256, content=edit.content
+        )
+        if feed.elsewhere:
+            await asyncio.to_thread(publish)
+        else:
+            publish()
 
 
 async def watch(feed: Feed, tree: Tree, index: Index | None = None) -> None:
@@ -130,6 +136,7 @@ async def watch(feed: Feed, tree: Tree, index: Index | None = None) -> None:
         tree.abandoned = True  # a thread cannot be cancelled: one that hashes a huge file ends at the next chunk
         watcher.hints.wake()
         await asyncio.wait({over})
+        over.result()  # what it ran into meanwhile is not lost
 
 
 class Watcher:

@@ -482,6 +482,10 @@ class Tree:
 
     # --- reading ---
 
+    def told(self, path: str) -> File | None:
+        """What is known of a file."""
+        return self.files.get(path)
+
     def open(self, path: str) -> tuple[BinaryIO, File]:
         """A file opened for reading, and what it is: what is known if that may still hold, else read anew.
 

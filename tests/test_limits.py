@@ -185,7 +185,7 @@ def test_a_run_in_which_nothing_happens_has_a_table_and_figures() -> None:
 
 def test_a_server_process_refuses_as_its_command_line_does() -> None:
     """A number that cannot be is said in the command's own line, and no process is left."""
-    with pytest.raises(RuntimeError, match="--rate: a number above 0, not 'nan'"):
+    with pytest.raises(RuntimeError, match="--rate: a number from 0 up, not 'nan'"):
         ServerProcess("sse", rate=math.nan).__enter__()
 
 

@@ -7,6 +7,7 @@ import gzip
 import inspect
 import itertools
 import json
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from lab.clients import GaveUp, Retry
 from lab.clients.answers import BadAnswer, BadStatus
@@ -33,7 +36,7 @@ from lab.virtual import Link, Net, run_virtual
 from servers import file_updates
 from servers.background import serve
 from servers.feed import Feed
-from servers.guard import RETRY_AFTER, Limit
+from servers.guard import RETRY_AFTER
 from servers.tree import Tree
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_mirror import (
@@ -396,6 +399,34 @@ async def test_a_file_that_is_gone_when_it_is_fetched_may_come_back(
             await same(stage.directory, tmp_path / "copy")
 
 
+@virtual
+async def test_a_mirror_says_once_that_it_is_up_to_date(
+    net: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line after the first copy, none after an update, and one after each start and each new listing."""
+    caplog.set_level(logging.INFO, "lab.mirror.news")
+    three_files(tmp_path / "dir")
+    count = len(files(tmp_path / "dir"))
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "lab.mirror.news"]
+
+    async with served(tmp_path / "dir") as stage:
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            await same(stage.directory, tmp_path / "copy")
+            assert told() == [f"up to date: {count} files, cursor log1-0"]
+            write(stage.directory, "another", "one")
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+            await stage.stop()
+            await stage.start()
+            await asyncio.sleep(60)
+            assert told()[1:] == [f"up to date: {count + 1} files, cursor log2-0"]
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            await asyncio.sleep(1)
+        assert told()[2:] == [f"up to date: {count + 1} files, cursor log2-0"]
+
+
 @pytest.mark.parametrize("fault", ["cut", "black hole", "restart", "server error"])
 @virtual
 async def test_faults_of_link_and_server_are_survived_and_named_once(
@@ -441,12 +472,17 @@ async def test_a_server_that_is_full_is_left_alone_for_as_long_as_it_asks(
     three_files(tmp_path / "dir")
     asked: list[float] = []
     async with served(tmp_path / "dir") as stage:
-        full = Limit(stage.meddler.app, most=1000)
+        behind = stage.meddler.app
+
+        async def full(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] != path or len(asked) == 4:
+                return await behind(scope, receive, send)
+            refusal = JSONResponse({"detail": "this server holds enough"}, 503, {"Retry-After": RETRY_AFTER})
+            return await refusal(scope, receive, send)
 
         async def before(now: str) -> None:
             if now == path and len(asked) < 4:
                 asked.append(asyncio.get_running_loop().time())
-                full.most = 0 if len(asked) < 4 else 1000
 
         stage.meddler.app, stage.meddler.before = full, before
         async with followed(stage, a_mirror(tmp_path / "copy", retry=Retry(0, 0))):
@@ -1117,7 +1153,9 @@ async def _live_command(tmp_path: Path) -> None:
                     assert await ended(second) == (2, "", text)
                 process.send_signal(sign)
                 async with asyncio.timeout(10):  # 2 s are promised on a machine that has nothing else to do
-                    assert await ended(process) == (0, "", "")
+                    status, out, errors = await ended(process)
+                    assert (status, out) == (0, "")
+                    assert re.fullmatch(r"INFO up to date: \d files, cursor \S+\n", errors)
         assert contents(tmp_path / "copy") == contents(tmp_path / "dir")
 
 
@@ -1253,7 +1291,9 @@ def test_a_full_disk_stops_only_what_does_not_fit(tmp_path: Path) -> None:
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
                 await until(lambda: files(tmp_path / "copy") == files(tmp_path / "dir"))
                 process.send_signal(signal.SIGTERM)
-                assert (await ended(process))[::2] == (0, "")
+                status, _, errors = await ended(process)
+                assert status == 0
+                assert re.fullmatch(r"INFO up to date: \d files, cursor \S+\n", errors)
 
     body()
 

@@ -37,10 +37,11 @@ HTTP, SOCKET, SERVER = (
 )
 LEANED_ON: dict[str, dict[str, str]] = {
     "servers/on_uvicorn.py": {
-        HTTP: "connection_made connection_lost data_received resume_writing on_response_complete on_message_complete"
-        " on_headers_complete _start_asgi_task _unset_keepalive_if_required _should_upgrade handle_websocket_upgrade"
+        HTTP: "connection_made connection_lost data_received pause_writing resume_writing on_response_complete"
+        " on_message_complete on_headers_complete _start_asgi_task _unset_keepalive_if_required _should_upgrade"
+        " handle_websocket_upgrade"
         " timeout_keep_alive_handler timeout_keep_alive_task timeout_keep_alive shutdown server_state"
-        " parser flow cycle scope headers url transport loop",
+        " parser flow cycle scope headers url transport loop client server",
         "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": "send receive scope transport disconnected"
         " message_event response_started response_complete chunked_encoding expected_content_length",
         "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading read_paused write_paused",
@@ -105,7 +106,8 @@ def test_every_method_that_overrides_another_packages_still_does() -> None:
         on_uvicorn.GracefulServer,
     ):
         own = {"data_received", "read_on", "end", "parse", "parse_without_upgrade", "arrived", "too_slow", "refuse"}
-        own |= {"exit", "sweep", "cut_connections", "reply", "plain", "push", "farewell"}
+        own |= {"exit", "sweep", "cut_connections", "reply", "plain", "push", "farewell", "enters", "knock"}
+        own |= {"unsent", "look_after", "drained"}
         for name, method in vars(kind).items():
             if inspect.isfunction(method) and name not in own:
                 assert hasattr(kind.__mro__[1], name), f"{kind.__mro__[1]} has no {name}: open servers/on_uvicorn.py"

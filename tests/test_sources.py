@@ -819,3 +819,24 @@ def test_a_start_on_a_directory_that_has_lost_everything_waits_for_it(
     asyncio.run(body())
     (line,) = warnings(caplog)
     assert "it is empty, and had 1 files: is it mounted?; nothing is published" in line
+
+
+def test_what_a_watcher_runs_into_while_it_is_stopped_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watcher that fails after it was told to stop says so: the failure is not left behind in a future."""
+
+    def fails_late(watcher: sources.Watcher) -> None:
+        while not watcher.tree.abandoned:
+            time.sleep(0.01)
+        raise ValueError("too late")
+
+    async def stopped() -> None:
+        watched = asyncio.create_task(watch(Feed(), Tree(tmp_path)))
+        await asyncio.sleep(0.05)
+        watched.cancel()
+        await watched
+
+    monkeypatch.setattr(sources.Watcher, "run", fails_late)
+    with pytest.raises(ValueError, match="too late"):
+        asyncio.run(asyncio.wait_for(stopped(), 30))

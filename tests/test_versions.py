@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 DIRECT = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 QUICK = runpy.run_path(str(ROOT / ".ci" / "quick"))
+WHERE_ASKED_FOR = [Requirement("redis"), Requirement("brotli"), Requirement("playwright")]  # by lab and servers, lazily
 OURS = {"lab", "servers", "tests", "conftest"}
 
 
@@ -77,8 +78,15 @@ def imported(paths: Iterator[Path]) -> set[str]:
     return names - sys.stdlib_module_names - OURS
 
 
+def test_what_is_asked_for_lazily_has_a_bound() -> None:
+    """What is taken in only where somebody asks for it is named in an extra, too."""
+    assert {each.name for each in WHERE_ASKED_FOR} <= {each.name for each in DIRECT} - {each.name for each in RUNTIME}
+
+
 @pytest.mark.parametrize(
-    ("folders", "named"), [(["servers", "notebooks/lab"], RUNTIME), (["tests", ".ci"], DIRECT)], ids=["course", "tests"]
+    ("folders", "named"),
+    [(["servers", "notebooks/lab"], RUNTIME + WHERE_ASKED_FOR), (["tests", ".ci"], DIRECT)],
+    ids=["course", "tests"],
 )
 def test_what_is_imported_is_named(folders: list[str], named: list[Requirement]) -> None:
     """No module comes only because something else happens to bring it: whatever the code imports has a bound."""

@@ -15,18 +15,23 @@ from lab.checks.long_polling import (
     long_polling_client,
     quiet_requests,
 )
+from lab.checks.scaling_out import Conflict, SharedLog, appends_contiguously, size_fleet
 from lab.checks.short_polling import jittered, longest_interval, polling_client
 from lab.checks.side_by_side import break_even, cost_per_delivery, polls_fit
 from lab.checks.sse import Journal, event_block, event_generator, event_stream_parser, sse_client
 from lab.checks.start_here import count_faults, delays_from_plan
 from lab.checks.verdict import Verdict
 from lab.checks.websocket import client_frame, websocket_client
+from lab.checks.when_things_break import reconnect_schedule, watchdog
 
 __all__ = [
     "Archive",
+    "Conflict",
     "Journal",
+    "SharedLog",
     "Verdict",
     "answers_from_a_cursor",
+    "appends_contiguously",
     "break_even",
     "client_frame",
     "cost_per_delivery",
@@ -44,6 +49,9 @@ __all__ = [
     "polling_client",
     "polls_fit",
     "quiet_requests",
+    "reconnect_schedule",
+    "size_fleet",
     "sse_client",
+    "watchdog",
     "websocket_client",
 ]

@@ -11,7 +11,7 @@ header above all, goes to no other.
 import contextlib
 import functools
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -73,9 +73,10 @@ async def ask(
         return response, await body_of(response, MAX_MESSAGE if most is None else most)
 
 
-async def body_of(response: httpx.Response, most: int) -> bytes:
+async def body_of(response: httpx.Response, most: int, count: Callable[[int], None] | None = None) -> bytes:
     """The whole body of a 200 or a 410, of another answer as much as can say why.
 
+    `count` is told the size of each piece, and may raise.
     Raises BadAnswer when it is longer than `most` bytes, or encoded.
     """
     promised = response.status_code in (200, 410)
@@ -83,6 +84,8 @@ async def body_of(response: httpx.Response, most: int) -> bytes:
         check_identity(response.headers)
     limit, body = most if promised else MAX_REASON, bytearray()
     async for chunk in response.aiter_raw():
+        if count:
+            count(len(chunk))
         body += chunk
         if len(body) > limit:
             if promised:

@@ -118,6 +118,31 @@ def bytes_by_size(
     return picture
 
 
+def by_tree(
+    measured: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    laws: Mapping[str, tuple[Numbers, Numbers]],
+    *,
+    tag: str = LIVE,
+) -> Picture:
+    """CPU seconds in which an edit is found, by the number of files and both logarithmic: laws as lines, and points."""
+    [(many, first), (_, last)] = measured.values()
+    title = f"At {many[-1]:,} files a look at all costs {first[-1] / last[-1]:,.0f} times a look at one name"
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{seconds(cost)} at {count:,}" for count, cost in zip(*each, strict=True))
+        for name, each in measured.items()
+    )
+    alt = f"CPU time to find one edit against the files in the tree, {tag}. {told}. The laws are dashed lines."
+    picture, axes = blank(title, "files in the tree", "CPU time to find an edit (ms)", alt=alt, tag=tag)
+    for (name, (counts, costs)), mark, color in zip(measured.items(), "^o", (INK, SHADES[1]), strict=True):
+        x, y = laws[name]
+        axes.loglog(x, 1000 * y, color=color, linestyle="--", linewidth=1.2)
+        axes.loglog(counts, 1000 * np.array(costs), mark, color=color, label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.legend(loc="upper left")
+    return picture
+
+
 def rungs(cost: Mapping[str, float], what: Mapping[str, str], real: Sequence[str], *, tag: str = LIVE) -> Picture:
     """CPU seconds for a delivery on each rung of a ladder, and how many times cheaper than the first that is."""
     [first, *_], [*_, last] = cost, cost

@@ -7,6 +7,7 @@ for, whatever is not a regular file is passed over, and what was cut off ends it
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from lab.mirror.part import Part
 TAR = "application/x-tar"
 BLOCK = 512  # bytes
 MOST_FILES, MOST_BYTES = 500, 2**22  # in one bundle
+MOST_ASKED = 60_000  # bytes of the paths in a request for one, which is a body of 64 KiB at most
 SMALL = 2**18  # bytes; a larger file travels alone
 LONGEST_HEAD = 4 * BLOCK + 3 * LONGEST_PATH  # bytes of a member that are not its content
 REGULAR, EXTENDED = b"0\0", b"x"  # types of members
@@ -29,6 +31,11 @@ class Member(NamedTuple):
     content: memoryview
     mtime: float | None
     executable: bool
+
+
+def asked(path: str) -> bytes:
+    """A path as a request for a bundle has it: JSON, each character as short as it can be."""
+    return json.dumps(path, ensure_ascii=False).encode(errors="surrogatepass")
 
 
 def room(sizes: Iterable[int]) -> int:

@@ -12,7 +12,6 @@ that grows, any later version will do, whose hash says whether it began like tha
 
 import asyncio
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import httpx
 from lab.clients.answers import (
     LONGEST_CURSOR,
     BadAnswer,
+    Renewed,
     Unavailable,
     check_identity,
     flag,
@@ -32,9 +32,9 @@ from lab.clients.answers import (
     split,
     whole,
 )
-from lab.clients.connections import MAX_REASON, ask, below, body_of
+from lab.clients.connections import MAX_REASON, below, body_of
 from lab.clients.follower import named, now
-from lab.mirror.bundle import TAR, room
+from lab.mirror.bundle import TAR, asked, room
 from lab.mirror.names import Version
 from lab.mirror.part import Part
 from lab.mirror.report import LINK, Counters, Faults
@@ -106,6 +106,8 @@ class Origin:
         with self.settings.log.request() if self.settings.log else contextlib.nullcontext():
             try:
                 yield
+            except Renewed:
+                raise  # the stream has lived its time: nothing is wrong
             except (httpx.RequestError, Unavailable) as error:
                 text = "the link to %s failed (%s): trying again"
                 self.faults.report(LINK, text, self.settings.url, named(error))
@@ -132,7 +134,8 @@ class Origin:
     async def _listing(self) -> bytes:
         with self.request():
             headers, url = self.settings.headers, self.settings.files_url
-            response, body = await ask(self.http, url, headers=headers, most=MAX_LISTING)
+            async with self.http.stream("GET", url, headers=headers) as response:
+                body = await body_of(response, MAX_LISTING, Pace(self.settings.timeout).count)
             if response.status_code == 200:
                 return body
             raise refusal(response.status_code, response.headers, body)
@@ -192,7 +195,7 @@ class Origin:
         body = bytearray()
         try:
             with self.request():
-                content = json.dumps({"paths": list(wanted)}).encode()
+                content = b'{"paths":[%b]}' % b",".join(map(asked, wanted))
                 request = self.http.stream("POST", self.settings.bundle_url, headers=headers, content=content)
                 async with request as response:
                     if response.status_code in (404, 405, 501):

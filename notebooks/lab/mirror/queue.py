@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from lab.mirror.bundle import MOST_BYTES, MOST_FILES, SMALL
+from lab.mirror.bundle import MOST_ASKED, MOST_BYTES, MOST_FILES, SMALL, asked
 
 
 class Job:
@@ -57,10 +57,13 @@ class Queue:
         return []
 
     def _some(self, begins: Callable[[str, Job], bool], *, together: bool) -> list[tuple[str, Job]]:
-        batch, size = list[tuple[str, Job]](), 0
+        batch, size, words = list[tuple[str, Job]](), 0, 0
         while self.small and len(batch) < MOST_FILES:
             path, job = self.small[0]
             if batch and (job.alone or not together or size + job.size > MOST_BYTES):
+                break
+            words += len(asked(path)) + 1
+            if batch and words > MOST_ASKED:
                 break
             self.small.popleft()
             if begins(path, job):

@@ -30,6 +30,7 @@ LASTED = 2.0  # heartbeats after which a stream was one: a server that resets ea
 LOOK = 5.0  # seconds from look to look whether the copy still is where it was
 
 log = logging.getLogger("lab.mirror")
+news_log = logging.getLogger("lab.mirror.news")
 
 
 class Session:
@@ -47,6 +48,7 @@ class Session:
         self.hands = Hands(copy, self.origin, counters, self.losses)
         self.jobs = Jobs(settings, counters, self.faults, self.state, self.events, once=once)
         self.hands.tried = self.jobs.tried
+        self.behind = False  # and to be said when it no more is
         self.tasks: list[asyncio.Task[None]] = []
         for _ in range(settings.parallel):
             self.start(lambda: self.jobs.work(self.hands.do))
@@ -81,14 +83,17 @@ class Session:
         event = await self.events.get()
         if isinstance(event, Exception):
             raise event
+        self.say_when_level()
         return event
 
     async def watch(self) -> None:
         """List unless the state says where to go on; then follow the events, and list again at every reset."""
+        self.behind = True
         if self.state.cursor is None:
             await self.list()
         else:
             self.plan()
+        self.say_when_level()
         resets = 0
         while True:
             begin = now()
@@ -111,11 +116,18 @@ class Session:
                     await self.take(news)
                 else:
                     raise BadStatus("the server answered 204: there are no more events")
-            if resets:
-                await asyncio.sleep(self.settings.retry.jitter(resets))
+            await asyncio.sleep(self.settings.relist_pause() + (self.settings.retry.jitter(resets) if resets else 0))
             resets += 1
             self.counters.relisted += 1
+            self.behind = True
             await self.list()
+            self.say_when_level()
+
+    def say_when_level(self) -> None:
+        """Say once, after a start and after each listing, that the copy has all that the server had said by then."""
+        if self.behind and self.jobs.idle:
+            self.behind = False
+            news_log.info("up to date: %s files, cursor %s", f"{len(self.state.present):,}", self.state.cursor)
 
     async def stay(self) -> None:
         """See to it that the copy is where it was. Raises CopyGone."""

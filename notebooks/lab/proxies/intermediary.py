@@ -9,11 +9,12 @@ was is in `name`.
 
 import asyncio
 import contextlib
+import itertools
 import math
 import re
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ KNOWN = re.compile(
     r"proxy_read_timeout (?P<idle>[0-9.]+)s|(?P<gzip>gzip on)|gzip_types text/event-stream"
     r"|(?P<direct>proxy_buffering off)|(?P<deaf>proxy_ignore_headers X-Accel-Buffering)"
     r"|(?P<chunks>proxy_http_version 1\.1)"
+    r"|proxy_set_header (?:Upgrade \$http_upgrade|Connection upgrade)"  # a relay of bytes does so by itself
 )
 
 
@@ -62,6 +64,32 @@ def intermediary(target: str, directives: str = "", *, tls: bool = False, imitat
     else:
         with _relay(_Imitation(target, directives, tls)) as port:
             yield Between(f"http://127.0.0.1:{port}", "imitation")
+
+
+@contextlib.contextmanager
+def balancer(urls: Sequence[str], *, imitate: bool = False) -> Iterator[Between]:
+    """A proxy before several servers, which hands each connection to the next of them, round robin.
+
+    A real nginx where there is one, which passes over a server that is gone; else, or with `imitate`, a relay that
+    answers 502 for it.
+    """
+    if nginx.installed() and not imitate:
+        with nginx.balancer(urls) as server:
+            yield Between(server.url, nginx.version())
+    else:
+        with _relay(_Dealer(urls)) as port:
+            yield Between(f"http://127.0.0.1:{port}", "imitation")
+
+
+class _Dealer:
+    """Relays each connection to the next server."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.turn = itertools.cycle([_Imitation(url, "proxy_buffering off", False) for url in urls])
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection."""
+        await next(self.turn).serve(reader, writer)
 
 
 class _Imitation:
@@ -137,7 +165,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextlib.contextmanager
-def _relay(imitation: _Imitation) -> Iterator[int]:
+def _relay(imitation: _Imitation | _Dealer) -> Iterator[int]:
     """Run it in a thread; give the port where it listens."""
     port = math.nan
     started = threading.Event()

@@ -15,14 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 START_LIMIT = 10.0  # seconds until an nginx that does not come up is given up
 STOP_LIMIT = 5.0  # seconds until one that does not end is killed
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # where Debian puts it, and not everybody looks
 
+CHUNKS = "proxy_http_version 1.1; proxy_set_header Connection '';"
+STREAMS = f"{CHUNKS} proxy_buffering off;"  # what a stream needs
 CONFIGURATION = """
 daemon off; pid nginx.pid; error_log error.log; worker_processes 1;
 events {{ worker_connections 512; }}
@@ -140,3 +143,33 @@ def _program() -> str:
     if program is None:
         raise NginxError("nginx is not installed")
     return program
+
+
+def balancer(urls: Sequence[str]) -> Nginx:
+    """An nginx that hands each connection to the next of these servers, round robin; streams pass as they come."""
+    servers = " ".join(f"server {urlsplit(url).netloc} max_fails=0;" for url in urls)
+    http = f"upstream workers {{ {servers} }} proxy_next_upstream error timeout; {STREAMS}"
+    return Nginx("location / { proxy_pass http://workers; }", http=http)
+
+
+def cache(url: str, *, seconds: float = 1.0, lock: bool = True) -> Nginx:
+    """An nginx that keeps each answer for whole `seconds`, whatever the server says of caching.
+
+    With `lock` it asks for what is not there once at a time (`proxy_cache_lock`), and whoever comes meanwhile waits.
+    """
+    kept = f"proxy_cache polls; proxy_cache_valid 200 {seconds:g}s; proxy_ignore_headers Cache-Control; "
+    waits = "proxy_cache_lock on; proxy_cache_lock_timeout 60s; proxy_cache_lock_age 60s; " if lock else ""
+    return Nginx(
+        f"location / {{ proxy_pass {url}; {kept} {waits} }}",
+        http=f"proxy_cache_path cache keys_zone=polls:1m; {CHUNKS}",  # what is not buffered is not kept either
+    )
+
+
+def secured(url: str, *, http2: bool = True) -> Nginx:
+    """An nginx that ends TLS before a server, with `certificate()`, and speaks HTTP/2 with those who can."""
+    return Nginx(
+        f"ssl_certificate cert.pem; ssl_certificate_key key.pem; location / {{ proxy_pass {url}; }}",
+        http=STREAMS,
+        options="ssl http2" if http2 else "ssl",
+        files=certificate(),
+    )

@@ -1,0 +1,192 @@
+"""The checks of notebook 08: an append that many writers share, and how large a fleet has to be.
+
+The log of the first exercise is a stand-in for a stream of Redis, in virtual time: what one writer awaits, another may
+come between.
+"""
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+from lab.checks.bounded import Misfit, virtually
+from lab.checks.verdict import Verdict, awaiting, compared, judged
+from lab.virtual import Net
+
+WRITERS, UPDATES = 3, 12  # each writer's
+LATENCY = (0.001, 0.02)  # s: what a command takes, at random, each way
+LOAD = 0.7
+LIMIT = 600.0  # virtual seconds
+
+
+class Conflict(Exception):
+    """The log has this number already, or a later one."""
+
+
+class SharedLog:
+    """A log that several processes write to: every command takes time, and others' may come first.
+
+    `await log.last()` is the newest entry's number, 0 if there is none; `await log.add(number, update)` appends, or
+    raises Conflict unless the number is above the newest; `await log.count()` is a counter of its own: 1, 2, 3, ...
+    """
+
+    def __init__(self, seed: int = 1) -> None:
+        self.entries: list[tuple[int, Any]] = []
+        self.conflicts = self.counted = 0
+        self._draw = random.Random(seed)
+
+    async def last(self) -> int:
+        """The newest entry's number."""
+        await self._travel()
+        newest = self.entries[-1][0] if self.entries else 0
+        await self._travel()
+        return newest
+
+    async def count(self) -> int:
+        """One more than the last time, whoever asked."""
+        await self._travel()
+        self.counted += 1
+        counted = self.counted
+        await self._travel()
+        return counted
+
+    async def add(self, number: int, update: Any) -> None:
+        """Append, if nothing has this number or a later one."""
+        await self._travel()
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise Misfit(f"An entry's number is a whole number, not {number!r}.")
+        taken = bool(self.entries) and number <= self.entries[-1][0]
+        if taken:
+            self.conflicts += 1
+        else:
+            self.entries.append((number, update))
+        await self._travel()
+        if taken:
+            raise Conflict(f"{number} is not above {self.entries[-1][0]}")
+
+    async def _travel(self) -> None:
+        await asyncio.sleep(self._draw.uniform(*LATENCY))
+
+
+async def _write(append: Any, log: SharedLog, writer: int, said: list[Any], refused: list[Any]) -> None:
+    for n in range(UPDATES):
+        update = f"writer {writer}, update {n}"
+        try:
+            said.append((await append(log, update), update))
+        except Conflict:
+            refused.append(update)
+
+
+@judged
+def appends_contiguously(append: Callable[[SharedLog, Any], Any]) -> Verdict:
+    """Exercise: `await append(log, update)`: number the update so that many writers leave no gap, and lose nothing."""
+
+    async def alone(net: Net) -> Verdict | None:
+        log, said, refused = SharedLog(), list[Any](), list[Any]()
+        await _write(awaiting(append), log, 1, said, refused)
+        numbers = [number for number, _ in log.entries]
+        if numbers == list(range(1, UPDATES + 1)) or len(numbers) != UPDATES:
+            return None
+        if numbers[0] == 0:
+            return Verdict(False, "The first entry's number is 1: 0 is what a client says that has nothing yet.")
+        if all(b - a == 1 for a, b in itertools.pairwise(numbers)):
+            return None
+        return Verdict(
+            False,
+            "Even one writer alone leaves gaps: the number is no time stamp and no chance, it is one more than the "
+            "last, or nobody can tell a gap from a pause.",
+        )
+
+    async def together(net: Net) -> Verdict:
+        log, said, refused = SharedLog(), list[Any](), list[Any]()
+        async with asyncio.TaskGroup() as group:
+            for writer in range(1, WRITERS + 1):
+                group.create_task(_write(awaiting(append), log, writer, said, refused))
+        return _judge(log, said, refused)
+
+    found = virtually(alone, limit=LIMIT)
+    return found if found is not None else virtually(together, limit=LIMIT)
+
+
+def _judge(log: SharedLog, said: list[Any], refused: list[Any]) -> Verdict:
+    due = WRITERS * UPDATES
+    numbers, updates = [number for number, _ in log.entries], [update for _, update in log.entries]
+    if refused:
+        return Verdict(
+            False,
+            f"Read, then write: between the two another writer took the number, and {len(refused)} of {due} updates "
+            "were refused and lost. A refusal is the news that the number is gone: ask again, and try again.",
+        )
+    if len(set(updates)) < due:
+        lost = due - len(set(updates))
+        why = "a Conflict says that it is not in the log" if log.conflicts else "each has to be added"
+        if log.counted and log.conflicts:
+            why = "who counted first need not add first, and the later one is then refused"
+        return Verdict(False, f"{lost} of {due} updates are not in the log, and nobody was told: {why}.")
+    if len(updates) > due:
+        return Verdict(False, f"{len(updates) - due} updates are in the log twice: add again only what was refused.")
+    if numbers != list(range(1, due + 1)):
+        gaps = sum(b - a - 1 for a, b in zip([0, *numbers], numbers, strict=False))
+        why = "a number that was counted and then not used is a gap" if log.counted else "one more than the last is due"
+        return Verdict(False, f"Nothing is lost, but {gaps} numbers are left out, from 1 to {numbers[-1]}: {why}.")
+    if sorted(map(repr, said)) != sorted(map(repr, log.entries)):
+        return Verdict(False, "Every update is in the log; return its number as well, the one that it has there.")
+    return Verdict(
+        True,
+        f"{due} updates of {WRITERS} writers, each once, numbered without a gap; {log.conflicts} times the number was "
+        "gone. Redis saves these by running both steps as one script.",
+    )
+
+
+def size_fleet(function: Callable[..., int]) -> Verdict:
+    """Exercise: `processes(clients, rate, deadline, delivery, beat, heartbeat, descriptors)`: how many it takes.
+
+    The last client of a process is served within the deadline, a process is busy at most 70 % of its time, heartbeats
+    (`beat` s of CPU each, every `heartbeat` s) included, and has at most so many descriptors.
+    """
+
+    def rule(*, least: Any = min, load: float = LOAD, beats: float = 1.0, by: tuple[int, ...] = (0, 1, 2),
+             whole: Any = math.ceil, floor: Any = math.floor) -> Callable[..., Any]:  # fmt: skip
+        def processes(n: int, rate: float, deadline: float, c: float, beat: float, every: float, most: int) -> Any:
+            limits = (deadline / c, load / (rate * c + beats * beat / every), most)
+            return whole(n / floor(least(limits[k] for k in by)))
+
+        return processes
+
+    def shared_descriptors(n: int, rate: float, deadline: float, c: float, beat: float, every: float, m: int) -> Any:
+        del m
+        return rule(by=(0, 1))(n, rate, deadline, c, beat, every, 0)
+
+    def seconds_as_rate(n: int, rate: float, deadline: float, c: float, beat: float, every: float, most: int) -> Any:
+        return math.ceil(n / math.floor(min(deadline / c, LOAD / (rate * c + beat * every), most)))
+
+    mistakes: dict[str, Callable[..., Any] | tuple[Callable[..., Any], ...]] = {
+        "It looks as if heartbeats were free: in a quiet fleet they are nearly all there is to do.": (
+            rule(beats=0.0), rule(beats=0.0, by=(0, 1)),
+        ),
+        "The average load fits, but the last client is late: an update comes for all clients of a process at once, "
+        "and they are served one after the other.": (rule(by=(1, 2)), rule(by=(1,))),
+        "It looks as if a process could have any number of connections: each takes a descriptor, and the limit is "
+        "the process's.": shared_descriptors,
+        "That leaves no room: at 100 % of its time every process is late for ever. Keep to 70 %.": rule(load=1.0),
+        "That rounds down: the clients that are left over need a process, too.": (
+            rule(whole=math.floor), rule(whole=round),
+        ),
+        "The tightest limit counts, not the loosest.": rule(least=max),
+        "The deadline alone does not size it: many updates make a process busy even if each is in time.": (
+            rule(by=(0, 2)), rule(by=(0,)),
+        ),
+        "A client makes 1/heartbeat heartbeats in a second, not `heartbeat`.": seconds_as_rate,
+        "Processes are counted in whole numbers: round up.": (rule(whole=float), rule(whole=float, floor=float)),
+    }  # fmt: skip
+    cases = [
+        (1_000_000, 0.3, 0.2, 11e-6, 7e-6, 15.0, 65_000),
+        (1_000_000, 0.0007, 5.0, 9e-6, 23e-6, 2.0, 65_000),
+        (310_000, 130.0, 0.7, 13e-6, 5e-6, 25.0, 65_000),
+        (777_777, 0.01, 1.3, 10e-6, 8e-6, 15.0, 1_000),
+        (250_001, 0.001, 30.0, 12e-6, 31e-6, 1.0, 300_000),
+    ]
+    praise = "Deadline, load with its heartbeats, descriptors: the tightest sizes a process, and rounding up the fleet."
+    return compared(function, rule(), mistakes, cases, praise)

@@ -1,0 +1,135 @@
+"""What many processes do for one feed: one of them fills it, all of them serve.
+
+    lead(feed, source)    the source runs where the lease is; another process takes over when its holder is gone
+    watch_shared          a look at the directory: only what differs from the log is published; then what changes
+    SharedTree            files are opened as the log says they are, by whoever has the directory
+
+A lease is kept in Redis for LEASE seconds and renewed. Whoever slept for longer publishes nothing: each update carries
+the lease, and Redis refuses it with another.
+"""
+
+import asyncio
+import errno
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from servers.feed import Known, Unavailable, check_path
+from servers.index import Index
+from servers.redis_feed import Fenced, RedisFeed
+from servers.service import Source
+from servers.sources import watch
+from servers.tree import File, Tree, identity, open_below
+
+LEASE = 5.0  # seconds for which the holder may be silent
+AGAIN = 0.5  # seconds until it is tried again to take the lease
+
+log = logging.getLogger("servers")
+
+
+async def lead(feed: RedisFeed, source: Source) -> None:
+    """Run the source for as long as this process holds the lease, for ever. What the source raises is raised."""
+    while True:
+        lease = secrets.token_hex(8)
+        try:
+            held = await asyncio.to_thread(feed.hold, lease, LEASE)
+        except Unavailable:
+            held = False  # the feed says so itself
+        if held:
+            feed.fence = lease
+            await _run(feed, source, lease)
+        await asyncio.sleep(AGAIN)
+
+
+async def _run(feed: RedisFeed, source: Source, lease: str) -> None:
+    filling = asyncio.create_task(source(), name="source that is shared")
+    keeping = asyncio.create_task(_keep(feed, lease), name="lease")
+    try:
+        await asyncio.wait({filling, keeping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (filling, keeping):
+            task.cancel()
+        await asyncio.wait({filling, keeping})
+        try:
+            await asyncio.to_thread(feed.renew, lease, 0)
+        except Unavailable:
+            pass  # it runs out by itself
+    for task in (filling, keeping):
+        if not task.cancelled() and (error := task.exception()):
+            if not isinstance(error, Fenced | Unavailable):
+                raise error
+            log.warning("no updates from this process for now: %s", error)
+
+
+async def _keep(feed: RedisFeed, lease: str) -> None:
+    """Renew the lease until it is lost."""
+    while True:
+        await asyncio.sleep(LEASE / 4)
+        try:
+            if not await asyncio.to_thread(feed.renew, lease, LEASE):
+                raise Fenced
+        except Unavailable:
+            pass  # whether it is lost is seen when Redis is there again
+
+
+async def watch_shared(feed: RedisFeed, tree: Tree, index: Index | None = None) -> None:
+    """As `watch`, from a new look on: what differs from what the log says is published, and nothing else."""
+    await asyncio.to_thread(feed.read_on)
+    _, listing = feed.listing()
+    tree.remembered = {path: told(known) for path, known in listing.items()} | (index.load() if index else {})
+    tree.looked = False
+    await watch(feed, tree, index)
+
+
+class SharedTree(Tree):
+    """A directory whose files are opened as the feed says they are, whoever has looked at them."""
+
+    def __init__(
+        self, feed: RedisFeed, directory: Path, *, limit: float = math.inf, ignore: Iterable[str] = ()
+    ) -> None:
+        super().__init__(directory, limit=limit, ignore=ignore, first_look=False)
+        self.feed = feed
+
+    def told(self, path: str) -> File | None:
+        """What is known of a file: what the log says."""
+        known = self.feed.known(path)
+        return told(known) if known and known.sha256 else None
+
+    def open(self, path: str) -> tuple[BinaryIO, File]:
+        """As the tree's. Of a file whose size and time are those that were told, the hash is what was told."""
+        check_path(path)
+        if self.feed.starting:
+            raise BlockingIOError(errno.EAGAIN, "the first look is under way")
+        known = self.feed.known(path)
+        if known is None:
+            self.feed.catch_up()  # another process may have told of it
+            known = self.feed.known(path)
+        if known is None or known.sha256 is None:
+            raise FileNotFoundError(errno.ENOENT, "not in the tree")
+        file = open_below(os.path.realpath(self.directory), os.fsdecode(path.encode()).split("/"))
+        try:
+            status = os.fstat(file.fileno())
+            if status.st_size > self.limit:
+                raise FileNotFoundError(errno.ENOENT, "too large")
+            seen = self.files.get(path)
+            if seen is None or seen.sha256 != known.sha256:
+                seen = told(known, identity(status))
+            return file, self._current(path, file, seen, status)
+        except BaseException:
+            file.close()
+            raise
+
+
+def told(known: Known, what: tuple[int, ...] = ()) -> File:
+    """A file as the log has it; `what` is its identity if it stands on the disk with the same size and time."""
+    size, mtime = known.size or 0, known.mtime or 0.0
+    file = File(size, known.sha256 or "", what, settled=False, executable=bool(known.executable))
+    if what and size == what[2] and mtime == file.mtime:
+        return file
+    nanoseconds = int(mtime) * 10**9 + round(mtime % 1 * 1e9)
+    return replace(file, identity=(*(what[:2] or (0, 0)), size, nanoseconds, 0))
