@@ -1,4 +1,4 @@
-"""The command line: python -m lab.teaching {editions,students,course,questions} OUT."""
+"""The command line: python -m lab.teaching {editions,students,course,questions,slides} OUT."""
 
 import argparse
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lab.teaching import EDITIONS, write_course, write_edition, write_students
 from lab.teaching.questions import gift, questions
+from lab.teaching.slides import write_slides
 from servers.arguments import Parser
 
 
@@ -35,6 +36,7 @@ def parser() -> Parser:
         ("students", students, "the repository without solutions"),
         ("course", course, "the exercises as assignments of nbgrader"),
         ("questions", bank, "the bank of questions, for a learning platform: a file in GIFT"),
+        ("slides", slides, "a talk of each notebook: HTML pages that need no network"),
     ):
         one: argparse.ArgumentParser = what.add_parser(name, help=text, description=text)
         one.add_argument("out", type=Path, metavar="OUT", help="a new folder, or file")
@@ -64,6 +66,11 @@ def bank(out: Path) -> list[str]:
     with out.open("x", encoding="utf-8") as file:
         file.write(gift(asked))
     return [f"{len(asked)} questions in {out}"]
+
+
+def slides(out: Path) -> list[str]:
+    """The talks; a line for each."""
+    return [str(path) for path in write_slides(out)]
 
 
 if __name__ == "__main__":
