@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "servers/README.md"]
+TEACHING = "notebooks/teaching/README.md"
 TWO_SCREENS = 100  # lines
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MINUTES = r"\d+(?: \+ \d+)?"  # for reading, and for the exercises
@@ -97,8 +98,8 @@ def set_address(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    (tmp_path / ".ci").mkdir()
-    for name in ("README.md", "pyproject.toml", ".ci/set-address"):
+    for name in ("README.md", "pyproject.toml", ".ci/set-address", TEACHING):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -115,6 +116,9 @@ def test_set_address(copy: Path) -> None:
         assert set_address(copy, address).returncode == 0
         assert address_in(copy) == address
         assert addresses_of_badges(copy) == [address] * 3
+        hub = (copy / TEACHING).read_text(encoding="utf-8")
+        assert f"git-pull?repo=https://github.com/{address}&branch=main" in hub
+        assert "OWNER/REPOSITORY" not in hub
         assert "placeholder" not in (copy / "README.md").read_text(encoding="utf-8")
 
 
