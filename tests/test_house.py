@@ -20,6 +20,7 @@ BELOW = {  # what each wing of lab may import from, servers apart
     "faults": {"bench", "virtual", "clients", "mirror", "proxies", "theory"},
     "figures": {"faults", "cost", "bench", "virtual", "clients", "proxies", "theory"},
     "checks": {"faults", "cost", "bench", "virtual", "clients", "proxies", "theory", "figures"},
+    "teaching": set[str](),
 }
 MODELS = {"short_polling", "long_polling", "websocket", "sse"}
 

@@ -1,5 +1,6 @@
 """The notebooks' lab, wing by wing; imports run from the top of this list down, never up.
 
+teaching  editions of the notebooks, assignments with marks (python -m lab.teaching)
 checks    what an exercise cell calls: right, or which mistake the answer looks like
 figures   timeline, ECDF, bars, maps, tables and embedded pages: one look for the whole course
 faults    what breaks, on purpose: each fault against each model, and who notices, what is lost
