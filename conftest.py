@@ -8,12 +8,16 @@ raise. Some failures raise nothing in a cell, and nbval lets them pass; here the
     `raises-exception`             a cell with this tag that raises nothing
     a dead kernel                  noticed within a second, not after the cell's timeout
 
-With CI set in the environment, every notebook runs twice in its kernel, and a skipped test is a failed test.
+After a cell each of its claims is turned round, and must fail. With CI set in the environment a notebook that has run
+runs again in its kernel: whole, in random cells, and with each change that its text invites to (but for a solution,
+where nobody goes on working); and a skipped test is a failed test.
 """
 
 import os
+import random
 import subprocess
 import time
+from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 from queue import Empty
@@ -22,7 +26,10 @@ from typing import Any
 import nbval.kernel
 import nbval.plugin
 import pytest
+from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, IPyNbFile
+
+from tests.support_notebooks import AGAIN, false_claims
 
 ON_CI = bool(os.environ.get("CI"))
 STARTS = 3  # of a kernel, until it lives
@@ -91,12 +98,54 @@ class WatchedKernel(nbval.plugin.RunningKernel):  # type: ignore[misc]  # nbval 
 nbval.plugin.RunningKernel = WatchedKernel
 
 
-class SecondRun(IPyNbCell):  # type: ignore[misc]  # nbval has no types
-    """A cell of a notebook that has run to its end and runs again in the same kernel."""
+class Again(IPyNbCell):  # type: ignore[misc]  # nbval has no types
+    """A cell that has run and runs once more in the same kernel, perhaps with another text."""
+
+    @classmethod
+    def of(cls, first: IPyNbCell, words: str, source: str | None = None) -> Any:
+        """What runs as `first` did, under a name that tells when; `source` is its text now."""
+        cell = NotebookNode(first.cell)
+        cell.source = cell.source if source is None else source
+        options = {"cell_num": first.cell_num, "cell": cell, "options": first.options.copy()}
+        return cls.from_parent(first.parent, name=f"{first.name}, {words}", **options)
 
     def reportinfo(self) -> tuple[Any, Any, str]:
         path, line, description = super().reportinfo()
-        return path, line, f"{description}, second run"
+        return path, line, f"{description}{self.name.removeprefix(f'Cell {self.cell_num}')}"
+
+
+class FalseClaim(Again):
+    """A cell with one of its claims turned round, which must be refused."""
+
+    def runtest(self) -> None:
+        self.options["check_exception"] = True
+        super().runtest()
+        if [output.ename for output in self.test_outputs if output.output_type == "error"] != ["AssertionError"]:
+            self.raise_cell_error("This claim, turned round, is let pass")
+
+
+def first_run(cells: list[IPyNbCell]) -> Iterator[IPyNbCell]:
+    """Every cell, followed by itself with each of its claims turned round."""
+    for cell in cells:
+        yield cell
+        for number, source in enumerate(false_claims(cell.cell.source), start=1):
+            yield FalseClaim.of(cell, f"claim {number} turned round", source)
+
+
+def second_run(cells: list[IPyNbCell]) -> Iterator[Again]:
+    """Every cell once more; then some at random, and each change that the text invites to, with all that follows it."""
+    name = cells[0].path.stem
+    number, changes = AGAIN.get(name, (0, []))
+    for first in cells:
+        yield Again.of(first, "second run")
+    for turn, first in enumerate(random.Random(name).sample(cells, number), start=1):
+        yield Again.of(first, f"again at random ({turn})")
+    sources = [first.cell.source for first in cells]
+    for old, new in changes:
+        [begin] = [place for place, source in enumerate(sources) if old in source]
+        sources[begin] = sources[begin].replace(old, new)
+        for first, source in zip(cells[begin:], sources[begin:], strict=True):
+            yield Again.of(first, f"with {new}", source)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -115,23 +164,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--notebook-runs") == 1:
-        return
     once, items[:] = items.copy(), []
     for parent, group in groupby(once, key=attrgetter("parent")):
-        first_run: list[Any] = list(group)
-        items += first_run
+        cells: list[Any] = list(group)
         if isinstance(parent, IPyNbFile):
-            items += [
-                SecondRun.from_parent(
-                    parent,
-                    name=f"{item.name}, second run",
-                    cell_num=item.cell_num,
-                    cell=item.cell,
-                    options=item.options,
-                )
-                for item in first_run
-            ]
+            items += first_run(cells)
+            if config.getoption("--notebook-runs") == 2 and parent.path.parent.name != "solutions":
+                items += second_run(cells)
+        else:
+            items += cells
 
 
 @pytest.hookimpl(wrapper=True)

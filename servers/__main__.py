@@ -1,8 +1,8 @@
 """The command line: python -m servers MODEL [options].
 
 It serves one model on one feed, filled by a watched directory or by a seeded schedule. It prints one line
-with the URL once it accepts connections, ends within 2 s of Ctrl-C, and answers what it cannot do with
-one line and exit status 2.
+with the URL once it accepts connections, ends within 2 s of Ctrl-C (with --drain, of what that takes), and answers
+what it cannot do with one line and exit status 2.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from servers.workers import post, supervise
 TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
 
 
-def parser() -> Parser:
+def parser(program: str = "python -m servers") -> Parser:
     """All options, with their defaults."""
-    p = Parser(prog="python -m servers", description="Tell clients what changed, by one of four models.")
+    p = Parser(prog=program, description="Tell clients what changed, by one of four models.")
     p.add_argument("model", choices=SLUGS, metavar="MODEL", help=", ".join(SLUGS))
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     p.add_argument("--port", type=whole(0, 65535), default=8000, help="0: a free one")
@@ -45,6 +45,10 @@ def parser() -> Parser:
     p.add_argument("--history", type=whole(1, 10**7), default=10_000, metavar="N",
                    help="updates kept for clients that resume (10000)")  # fmt: skip
     p.add_argument("--heartbeat", type=number, default=HEARTBEAT, metavar="S", help="seconds between signs of life")
+    p.add_argument("--max-age", type=number, metavar="S",
+                   help="a stream ends at S seconds at most, and its client comes back (no limit)")  # fmt: skip
+    p.add_argument("--drain", type=whole(0, 3600), default=0, metavar="S",
+                   help="when told to stop, end the streams over S seconds; told twice, at once (0)")  # fmt: skip
     p.add_argument("--poll-interval", type=number, default=5.0, metavar="S", help="what X-Poll-Interval asks for")
     p.add_argument("--allow-origin", type=origin, action="append", default=[], metavar="ORIGIN",
                    help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
@@ -143,6 +147,10 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
         raise ValueError("--token-file is for file-updates")
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
+    if options.max_age and "max_age" not in model(options.model).options:
+        raise ValueError(f"--max-age is for streams: it has no effect on {options.model}")
+    if options.drain and (options.model == "demo" or options.workers > 1):
+        raise ValueError("--drain is for one process of one model: of several, tell one after the other")
     if options.fast and model(options.model) not in MODELS:
         raise ValueError("--fast is for the four models; file-updates is on that path already")
     if not options.watch and (options.ignore or options.state or options.max_size is not None):
@@ -168,10 +176,10 @@ def token_of_environment() -> str | None:
         raise ValueError(f"{TOKEN_VARIABLE}: {error}") from None
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m servers") -> int:
     """Run until Ctrl-C or SIGTERM; return the exit status."""
     open_standard_streams()
-    command = parser()
+    command = parser(program)
     options = command.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     worker = post()
@@ -193,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # while it takes its first look at a large directory
         return 0
     try:
-        return run(app, options.model, host=options.host, port=options.port)
+        return run(app, options.model, host=options.host, port=options.port, drain=options.drain)
     except ServerError as error:
         command.error(str(error))
 

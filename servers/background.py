@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT
 from servers.guard import Doors
+from servers.lease import NOTICE, TICK
 from servers.on_uvicorn import GracefulServer, uvicorn_options
 from servers.service import Service
 
@@ -110,6 +111,22 @@ class Server:
             cause = next((record.exc_info[1] for record in errors if record.exc_info), failure)
             text = "\n".join(_text(record) for record in errors)
             raise ServerError(f"the server at {self.url} logged: {text}") from cause
+
+    def drain(self, seconds: float, enough: threading.Event | None = None) -> None:
+        """End its streams evenly over `seconds`, accepting no new ones after a tenth of them; return when all have.
+
+        /healthz answers 503 from the first moment. `enough`, when set, ends the wait. `stop` is still to be called.
+        """
+        enough = enough or threading.Event()
+        app = self.app
+        assert isinstance(app, Service), "what has no leases cannot drain"
+        begin = time.monotonic()
+        self._uvicorn.call(app.leases.drain, seconds)
+        enough.wait(NOTICE * seconds)
+        self._uvicorn.call(self._uvicorn.stop_listening)
+        while (time.monotonic() < begin + seconds + 2 * TICK and app.traffic.held) and self.running:
+            if enough.wait(TICK):
+                return
 
     def ends(self, limit: float) -> bool:
         """Tell it to end, and say whether it has, `limit` seconds later at most."""
@@ -227,9 +244,11 @@ def run(
     port: int = 8000,
     listener: socket.socket | None = None,
     enough: threading.Event | None = None,
+    drain: float = 0.0,
 ) -> int:
     """Serve as a command does: say where, and go on until Ctrl-C or SIGTERM; return the exit status.
 
+    Then its streams end over `drain` seconds, unless a second signal comes meanwhile.
     It is 1 when the server could not go on: its source failed, which is a line in the log, or it ended by itself.
     `enough` ends it, too. Raises ServerError when it does not start.
     """
@@ -239,6 +258,9 @@ def run(
     server = serve(app, host=host, port=port, quiet=False, over=enough, listener=listener)
     print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
+    if drain and server.running and app.failure is None:
+        enough.clear()
+        server.drain(drain, enough)
     status = 1 if not server.running or app.failure is not None else 0
     if not server.ends(LEAVE_LIMIT):  # of thousands, all were told, or cut off: what they leave behind ends with us
         logging.shutdown()

@@ -268,7 +268,7 @@ def create_app(
         start = Controls(rate=rate, interval=interval)
     except ValidationError:
         raise ValueError("the demo takes up to 20 updates a second, and an interval from 0.2 to 10 s") from None
-    given = {"allow_origins": allow_origins, "heartbeat": heartbeat, "poll_interval": interval}
+    given = {"allow_origins": allow_origins, "heartbeat": heartbeat, "poll_interval": interval, "max_age": None}
     lanes = {
         each.slug: (each.create_app(feed, **{name: given[name] for name in each.options}), each.path) for each in MODELS
     }

@@ -70,9 +70,27 @@ class Archive(Response):
 class FileUpdates(Service):
     """The service; `coalesced` says that of several updates of one path a client may get only the last."""
 
-    def __init__(self, feed: Feed, source: Source | None, *, heartbeat: float, retry: int, coalesce: bool) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        source: Source | None,
+        *,
+        heartbeat: float,
+        retry: int,
+        coalesce: bool,
+        max_age: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        page = "file-updates.html"
         super().__init__(
-            "file updates", feed, path="/events", page="file-updates.html", heartbeat=heartbeat, source=source
+            "file updates",
+            feed,
+            path="/events",
+            page=page,
+            heartbeat=heartbeat,
+            source=source,
+            max_age=max_age,
+            seed=seed,
         )
         self.coalesced = coalesce
         self.fan_out = FanOut(self, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
@@ -104,16 +122,19 @@ def create_app(
     token: str | None = None,
     max_connections: int | None = None,
     allow_origins: Collection[str] = (),
+    max_age: float | None = None,
+    seed: int | None = None,
     source: Source | None = None,
 ) -> FileUpdates:
     """A server that announces what `feed` says and serves the files of `tree`; `source` fills the feed.
 
     What stands in the tree now is what the listing begins with. Without a tree there is news of files, but no file:
-    404. `heartbeat` in seconds, `retry` in ms; `coalesce`: of several updates of one path at once only the last goes
-    out. `token` is what every request must carry, `max_connections` the most connections at once,
-    `allow_origins` the pages from elsewhere that may read the answers, such as "https://hub.example".
+    404. `heartbeat` in seconds, `retry` in ms; a stream ends at an age (s) drawn from [`max_age`/2, `max_age`];
+    `coalesce`: of several updates of one path at once only the last goes out. `token` is what every request must carry,
+    `max_connections` the most connections at once, `allow_origins` the pages from elsewhere that may read the
+    answers, such as "https://hub.example".
     """
-    app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce)
+    app = FileUpdates(feed, source, heartbeat=heartbeat, retry=retry, coalesce=coalesce, max_age=max_age, seed=seed)
     app.protect(token, max_connections, allow_origins)
     if tree is not None and tree.looked:
         feed.adopt({path: file.known for path, file in tree.files.items()})

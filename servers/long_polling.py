@@ -27,6 +27,7 @@ def create_app(
 ) -> Service:
     """A server that holds. Each hold is drawn from [(1 - jitter) wait, wait], so that clients spread out.
 
+    The hold is the lease of this model: no request lasts longer, and a drain shortens it.
     `fast`: the same answers, made once for all who are held, by servers/fan_out.
     """
     app = Service("long polling", feed, path="/updates", page="long-polling.html", source=source)
@@ -47,7 +48,7 @@ def create_app(
         return answer(position)
 
     def drawn(wait: float) -> float:
-        return min(wait, MAX_HOLD) * rng.uniform(1 - jitter, 1)
+        return min(min(wait, MAX_HOLD) * rng.uniform(1 - jitter, 1), app.leases.rest)
 
     def answer(position: int) -> Response:
         batch = feed.read(position)
@@ -56,13 +57,14 @@ def create_app(
 
     async def news_or_gone(request: Request, position: int, hold: float) -> None:
         """Wait for news, the end of the hold, the server's closing, or a client that went away."""
-        news = asyncio.create_task(feed.wait(position, app.closing))
-        gone = asyncio.create_task(disconnected(request))
-        try:
-            await asyncio.wait((news, gone), timeout=hold, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            news.cancel()
-            gone.cancel()
+        with app.leases.begin() as lease:
+            news = asyncio.create_task(feed.wait(position, lease))
+            gone = asyncio.create_task(disconnected(request))
+            try:
+                await asyncio.wait((news, gone), timeout=hold, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+                gone.cancel()
 
     if fast:
         from servers.fan_out.polls import HeldPolls

@@ -37,13 +37,13 @@ class Model:
 MODELS = (
     Model("short-polling", "short polling", "/updates", ("poll_interval",)),
     Model("long-polling", "long polling", "/updates"),
-    Model("websocket", "WebSocket", "/ws", ("allow_origins", "heartbeat")),
-    Model("sse", "SSE", "/events", ("heartbeat",)),
+    Model("websocket", "WebSocket", "/ws", ("allow_origins", "heartbeat", "max_age")),
+    Model("sse", "SSE", "/events", ("heartbeat", "max_age")),
 )
 # Made of the models: not a delivery of their own.
 COMPOSED = (
     Model("file-updates", "file updates", "/events",
-          ("tree", "heartbeat", "token", "allow_origins")),
+          ("tree", "heartbeat", "token", "allow_origins", "max_age")),
     Model("demo", "demo", "", ("rate", "interval", "seed", "payload", "heartbeat", "allow_origins")),
 )  # fmt: skip
 SLUGS = tuple(each.slug for each in MODELS + COMPOSED)

@@ -501,9 +501,18 @@ class GracefulServer(uvicorn.Server):
     def exit(self) -> None:
         """From any thread: stop now, or as soon as it has started."""
         self.should_exit = True  # first: who does not see the loop yet looks at this next
+        self.call(self.exiting.set)
+
+    def call(self, function: Callable[..., object], *arguments: Any) -> None:
+        """From any thread: call it on the server's loop, unless that has ended."""
         if self.loop:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self.exiting.set)
+                self.loop.call_soon_threadsafe(function, *arguments)
+
+    def stop_listening(self) -> None:
+        """Refuse new connections, and keep those there are."""
+        for listener in self.servers:
+            listener.close()
 
     async def main_loop(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -534,8 +543,7 @@ class GracefulServer(uvicorn.Server):
             raise TimeoutError(f"not ready within {self.limit:g} s") from None
 
     async def shutdown(self, sockets: Any = None) -> None:
-        for listener in self.servers:
-            listener.close()
+        self.stop_listening()
         loop = asyncio.get_running_loop()
         loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
         loop.call_later(2 * CLEAN_LIMIT, self.cut_connections, 0)

@@ -4,7 +4,7 @@
                                              └─ BadCursor, bad parameter: 400 · Gap: 410
 
 A `Service` is a FastAPI application that knows its feed, counts its traffic and can end its own
-streams: `closing` is the signal on which every stream of this server waits besides the news.
+streams: `closing` is the signal on which every stream of this server waits besides the news, by its lease (lease.py).
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import functools
 import importlib.resources
 import inspect
 import logging
+import math
 import mimetypes
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, MutableSequence, Sequence
@@ -34,6 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servers.feed import HEARTBEAT, BadCursor, Feed, Gap
 from servers.guard import RETRY_AFTER, Doors
+from servers.lease import Leases
 
 if TYPE_CHECKING:
     from servers.on_uvicorn import Front
@@ -60,10 +62,11 @@ class Closing:
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self._set = feed, False
+        self.drained = math.inf  # loop time at which a drain is over, once one has begun
 
     def open(self) -> None:
         """Before a server starts: its application may have been served, and closed, before."""
-        self._set = False
+        self._set, self.drained = False, math.inf
 
     def is_set(self) -> bool:
         """Whether the server is about to stop, or its clients had better go elsewhere."""
@@ -72,6 +75,10 @@ class Closing:
     def close(self) -> None:
         """From any thread: end this server's streams and held polls. The feed lives on."""
         self._set = True
+        self.wake()
+
+    def wake(self) -> None:
+        """From any thread: let all who wait for news look whether they are to end."""
         self._feed.wake()
 
 
@@ -134,10 +141,13 @@ class Traffic(Collector):
 
 
 class Counted:
-    """ASGI middleware that keeps `Traffic` true for one path, however a request ends."""
+    """ASGI middleware that keeps `Traffic` true for one path, however a request ends.
 
-    def __init__(self, app: ASGIApp, path: str, traffic: Traffic) -> None:
-        self.app, self.path, self.traffic = app, path, traffic
+    While the server drains, an answer ends its connection too: the next request is another server's.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, traffic: Traffic, leases: Leases) -> None:
+        self.app, self.path, self.traffic, self.leases = app, path, traffic, leases
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] != scope.get("root_path", "") + self.path:
@@ -148,8 +158,14 @@ class Counted:
             away = JSONResponse({"detail": f"{feed.trouble}: ask again"}, 503, NO_STORE | {"Retry-After": RETRY_AFTER})
             return await away(scope, receive, send)
         self.traffic.held += 1
+
+        async def send_last(message: Message) -> None:
+            if self.leases.closing.drained < math.inf and message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
         try:
-            return await self.app(scope, receive, send)
+            return await self.app(scope, receive, send_last)
         finally:
             self.traffic.held -= 1
 
@@ -157,7 +173,8 @@ class Counted:
 class Service(FastAPI):
     """A server of one model: `path` is where its clients ask, `source` a task that fills the feed while it runs.
 
-    `page` is the file of its live page in `pages/`, `heartbeat` (s) how often a silent stream shows that it lives.
+    `page` is the file of its live page in `pages/`, `heartbeat` (s) how often a silent stream shows that it lives,
+    `max_age` (s) how long one lasts at most, `seed` what makes those ages repeatable.
     """
 
     def __init__(
@@ -170,6 +187,8 @@ class Service(FastAPI):
         heartbeat: float = HEARTBEAT,
         source: Source | None = None,
         traffic: Traffic | None = None,
+        max_age: float | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__(title=f"File updates by {model}", lifespan=_lifespan, docs_url=None, redoc_url=None)
         self.router.redirect_slashes = False  # to an absolute URL made of Host, which is the client's word
@@ -182,13 +201,13 @@ class Service(FastAPI):
         self.doors = Doors()
         self.front: Front | None = None  # what answers the usual requests before it, where uvicorn serves it
         self.gate: ASGIApp = super().__call__  # what a fast path puts itself before: nothing has wrapped `send` there
-        self.closing = Closing(feed)
+        self.leases = Leases(Closing(feed), max_age, seed)
         self.traffic = traffic or Traffic(model, feed)
         registry = CollectorRegistry()
         registry.register(self.traffic)
         pages = Assets(directory=PAGES)
 
-        self.add_middleware(Counted, path=path, traffic=self.traffic)
+        self.add_middleware(Counted, path=path, traffic=self.traffic, leases=self.leases)
         self.add_exception_handler(BadCursor, _bad_request)
         self.add_exception_handler(RequestValidationError, _bad_request)
         self.add_exception_handler(Gap, _gone)
@@ -216,7 +235,9 @@ class Service(FastAPI):
             response.headers.update(ASSET | {"Content-Security-Policy": FRAMED_BY})
             return response
 
-        @self.get("/healthz", responses={503: {"description": "It starts, or its source of updates has failed"}})
+        @self.get(
+            "/healthz", responses={503: {"description": "It starts, drains, or its source of updates has failed"}}
+        )
         async def health() -> Response:
             """Whether the server can tell what changes, and where its log stands."""
             state = {"status": self.status, "model": model, "cursor": feed.cursor}
@@ -232,6 +253,15 @@ class Service(FastAPI):
         await self.gate(scope, receive, send)
 
     @property
+    def closing(self) -> Closing:
+        """The signal that ends its streams; of several applications served as one it may be one signal."""
+        return self.leases.closing
+
+    @closing.setter
+    def closing(self, closing: Closing) -> None:
+        self.leases.closing = closing
+
+    @property
     def failure(self) -> BaseException | None:
         """What ended the source, if anything but a stop did."""
         ended = self.filling is not None and self.filling.done() and not self.filling.cancelled()
@@ -239,7 +269,9 @@ class Service(FastAPI):
 
     @property
     def status(self) -> str:
-        """ "ok", or why this server cannot tell what changes: "starting", or its source failed."""
+        """ "ok", or why this server cannot tell what changes: "starting", "draining", or its source failed."""
+        if self.closing.drained < math.inf:
+            return "draining"
         if self.source and self.filling is None:
             return "starting"
         if self.failure:

@@ -5,6 +5,7 @@
             ◀─ event: update / id: C' / data: {...}                               (for every update)
             ◀─ event: reset  / id: C' / data: {"reason": ...}                     (some are gone: list again)
             ◀─ : heartbeat                                                        (a comment, every 15 s)
+            ◀─ event: renew / retry: 100                                          (the lease is over: come back)
 
 The format is the WHATWG HTML standard's, section 9.2. A browser's EventSource remembers the last id and
 sends it back as Last-Event-ID when it reconnects by itself, after `retry` milliseconds.
@@ -20,6 +21,7 @@ from servers.feed import HEARTBEAT, Batch, Feed, Gap
 from servers.service import Service, Source, refuse_two_cursors
 
 HEARTBEAT_COMMENT = ServerSentEvent(comment="heartbeat", sep="\n")
+RENEW = b"event: renew\nretry: 100\ndata: {}\n\n"  # the last block of a stream whose lease is over; it moves no cursor
 
 
 def create_app(
@@ -27,14 +29,18 @@ def create_app(
     *,
     heartbeat: float = HEARTBEAT,
     retry: int = 2000,
+    max_age: float | None = None,
+    seed: int | None = None,
     fast: bool = False,
     source: Source | None = None,
 ) -> Service:
     """A server that streams. `heartbeat` in seconds, `retry` (the client's pause before reconnecting) in ms.
 
-    `fast`: the same stream by servers/fan_out.
+    A stream ends at an age (s) drawn from [`max_age`/2, `max_age`]. `fast`: the same stream by servers/fan_out.
     """
-    app = Service("SSE", feed, path="/events", page="sse.html", heartbeat=heartbeat, source=source)
+    app = Service(
+        "SSE", feed, path="/events", page="sse.html", heartbeat=heartbeat, source=source, max_age=max_age, seed=seed
+    )
     if fast:
         from servers.fan_out import FanOut
 
@@ -50,9 +56,12 @@ def create_app(
             return fan_out.stream(opening)
 
         async def stream() -> AsyncIterator[bytes]:
-            yield f"retry: {retry}\n\n".encode() + encode(opening)
-            async for news in feed.follow(opening.position, app.closing):
-                yield encode(news)
+            with app.leases.begin() as lease:
+                yield f"retry: {retry}\n\n".encode() + encode(opening)
+                async for news in feed.follow(opening.position, lease):
+                    yield encode(news)
+                if lease.over:
+                    yield RENEW
 
         def encode(news: Batch | Gap) -> bytes:
             if isinstance(news, Gap):

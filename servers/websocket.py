@@ -8,6 +8,8 @@
 
 Close codes (RFC 6455, section 7.4.1): 1001 the server is going, 1008 a message or cursor that breaks the
 rules; a refusal before the handshake is HTTP 403. CORS does not protect WebSockets, so `Origin` is checked.
+1012 ("service restart" in IANA's registry) is a lease that is over: come back at once. 1001 goes to all in one instant
+and wants a pause at random; 1012 the server itself spreads over time.
 """
 
 import asyncio
@@ -20,9 +22,10 @@ from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketDisconnected
 
 from servers.feed import BATCH, HEARTBEAT, BadCursor, Batch, Feed, Gap
+from servers.lease import Lease
 from servers.service import Service, Source, refuse_two_cursors
 
-GOING_AWAY, POLICY_VIOLATION = 1001, 1008
+GOING_AWAY, POLICY_VIOLATION, RENEW = 1001, 1008, 1012
 LEFT = (WebSocketDisconnect, WebSocketDisconnected)  # found while reading, while writing
 
 
@@ -31,21 +34,34 @@ def create_app(
     *,
     allow_origins: Collection[str] = (),
     heartbeat: float = HEARTBEAT,
+    max_age: float | None = None,
+    seed: int | None = None,
     fast: bool = False,
     source: Source | None = None,
 ) -> Service:
     """A server that keeps a connection. `allow_origins` admits pages from elsewhere, such as "https://hub.example".
 
-    A client that is silent is pinged each `heartbeat` (s), by what serves this. `fast`: the same messages, each made
-    once for all who want everything, by servers/fan_out.
+    A client that is silent is pinged each `heartbeat` (s), by what serves this. A connection ends at an age (s) drawn
+    from [`max_age`/2, `max_age`]. `fast`: the same messages, each made once for all who want everything, by
+    servers/fan_out.
     """
-    app = Service("WebSocket", feed, path="/ws", page="websocket.html", heartbeat=heartbeat, source=source)
+    app = Service(
+        "WebSocket",
+        feed,
+        path="/ws",
+        page="websocket.html",
+        heartbeat=heartbeat,
+        source=source,
+        max_age=max_age,
+        seed=seed,
+    )
 
     @app.websocket("/ws")
     async def updates(socket: WebSocket, after: str | None = None) -> None:
         if opening := await accepted(socket, after):
-            connection = Connection(app, socket, opening.position)
-            await connection.run(connection.greet(opening))
+            with app.leases.begin() as lease:
+                connection = Connection(app, socket, opening.position, lease)
+                await connection.run(connection.greet(opening))
 
     async def accepted(socket: WebSocket, after: str | None) -> Batch | Gap | None:
         with contextlib.suppress(*LEFT):
@@ -79,8 +95,8 @@ class BrokenRules(ValueError):
 class Connection:
     """One client. `send_updates` and `obey_filters` run side by side; when one fails, so does the other."""
 
-    def __init__(self, app: Service, socket: WebSocket, position: int) -> None:
-        self.app, self.socket = app, socket
+    def __init__(self, app: Service, socket: WebSocket, position: int, lease: Lease) -> None:
+        self.app, self.socket, self.lease = app, socket, lease
         self.read = self.told = position  # so far: from the log; to the client, which is told less often
         self.prefixes: tuple[str, ...] = ("",)  # every path starts with ""
         self.turn = asyncio.Lock()  # a filter and the messages that obey it keep their order
@@ -104,10 +120,10 @@ class Connection:
             await self.socket.send_text(hello_message(opening))
 
     async def send_updates(self) -> None:
-        async for news in self.app.feed.follow(self.read, self.app.closing):
+        async for news in self.app.feed.follow(self.read, self.lease):
             async with self.turn:
                 await self.send(news)
-        await self.close(GOING_AWAY)
+        await self.close(RENEW if self.lease.over else GOING_AWAY)
 
     async def send(self, news: Batch | Gap) -> None:
         self.read = news.position

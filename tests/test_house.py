@@ -15,10 +15,12 @@ BELOW = {  # what each wing of lab may import from, servers apart
     "theory": set[str](),
     "proxies": set[str](),
     "virtual": set[str](),
-    "bench": {"virtual", "clients", "proxies", "theory"},
+    "bench": {"virtual", "clients", "mirror", "proxies", "theory"},
     "cost": {"bench", "virtual", "clients", "proxies", "theory"},
-    "figures": {"cost", "bench", "virtual", "clients", "proxies", "theory"},
-    "checks": {"cost", "bench", "virtual", "clients", "proxies", "theory", "figures"},
+    "faults": {"bench", "virtual", "clients", "mirror", "proxies", "theory"},
+    "figures": {"faults", "cost", "bench", "virtual", "clients", "proxies", "theory"},
+    "checks": {"faults", "cost", "bench", "virtual", "clients", "proxies", "theory", "figures"},
+    "teaching": set[str](),
 }
 MODELS = {"short_polling", "long_polling", "websocket", "sse"}
 

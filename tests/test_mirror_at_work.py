@@ -281,7 +281,7 @@ async def _resets(tmp_path: Path) -> None:
         heads,
     ):
         begin = asyncio.get_running_loop().time()
-        mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()))
+        mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()), relist=0)
         task = asyncio.create_task(following(mirror, []))
         await until(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
         assert asyncio.get_running_loop().time() - begin >= 0.2 + 0.4 + 0.8 + 1.6

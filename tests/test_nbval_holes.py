@@ -73,6 +73,15 @@ NOTEBOOKS: dict[str, Cells] = {
         ("assert 'ran' not in globals()", [], "PASSED"),
         ("ran = True", [], "PASSED"),
     ],
+    "solutions/once": [
+        ("assert 'ran' not in globals()", [], "PASSED"),
+        ("ran = True", [], "PASSED"),
+    ],
+    "claims": [
+        ("assert 1 < 2\nassert 2 < 3", [], "PASSED"),
+        ("def claims(table):\n    if not table['looked at'][0]:\n        raise AssertionError", [], "PASSED"),
+        ("claims({'looked at': (True, 1), 'overlooked': (True, 2)})", [], "PASSED"),
+    ],
 }
 
 SKIPS = """
@@ -106,6 +115,7 @@ def notebook(cells: Cells) -> dict[str, Any]:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The outcomes of every item ("FAILED", "PASSED ERROR", ...) by its name, as a run on CI gives them."""
     folder = tmp_path_factory.mktemp("holes")
+    (folder / "solutions").mkdir()
     for name, cells in NOTEBOOKS.items():
         (folder / f"{name}.ipynb").write_text(json.dumps(notebook(cells)), encoding="utf-8")
     (folder / "test_skips.py").write_text(SKIPS, encoding="utf-8")
@@ -186,6 +196,20 @@ def test_second_run_passes(outcomes: dict[str, str]) -> None:
 def test_second_run_fails_on_what_the_first_left(outcomes: dict[str, str]) -> None:
     """On CI a notebook that cannot run a second time in its kernel fails."""
     assert outcomes["once.ipynb::Cell 0, second run"] == "FAILED"
+
+
+def test_a_solution_runs_once(outcomes: dict[str, str]) -> None:
+    """A solution, where nobody goes on working, runs once on CI, too."""
+    assert not [item for item in outcomes if item.startswith("solutions") and "second run" in item]
+
+
+@pytest.mark.parametrize(
+    ("claim", "end"),
+    [("0, claim 1", "PASSED"), ("0, claim 2", "PASSED"), ("2, claim 1", "PASSED"), ("2, claim 2", "FAILED")],
+)
+def test_a_claim_that_lets_its_opposite_pass_fails(claim: str, end: str, outcomes: dict[str, str]) -> None:
+    """Each claim is turned round once the notebook has run; one that holds even so is none."""
+    assert outcomes[f"claims.ipynb::Cell {claim} turned round"] == end
 
 
 @pytest.mark.parametrize(("item", "end"), [("test_skips.py::test_skips", "FAILED"), ("test_skips_whole.py", "ERROR")])

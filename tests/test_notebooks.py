@@ -1,90 +1,57 @@
 """Tests of the notebooks as files: what nbval, which runs their cells, does not look at.
 
 A rule takes a notebook and yields one complaint for each thing that should not be there. Every rule is held against
-every notebook under notebooks/, and against a small notebook that breaks it. Last, one assertion of every notebook is
-turned into its opposite, and nbval must fail in that cell and in no other.
+every notebook under notebooks/, and against a small notebook that breaks it. Last, a notebook is interrupted, and its
+kernel killed.
 """
 
 import ast
+import asyncio
+import contextlib
 import json
-import os
 import random
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tests.support import PATIENCE
+from tests.support_notebooks import (
+    AGAIN,
+    called,
+    claimed,
+    code_cells,
+    parse,
+    turned_round,
+    without_magics,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path for path in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-FALSE_CLAIMS_LIMIT = 900  # seconds for all notebooks, each up to its first claim
 ALLOWED_MAGICS = {"%matplotlib inline"}
 # what ends by itself: asyncio's own, the stopping of a server, and the experiments, which keep a deadline
 BOUNDED = {"sleep", "wait_for", "stop", "experiment", "side_by_side"}
 
 COLUMNS = 78  # of a line of code
 IMPORT_LINES = 6  # of the cell that imports the course's own names
-# How many cells of a notebook are run again, at random, after a full run, and every change that its text invites to,
-# as (what stands in one cell, by what to replace it): that cell is run again, and all that follow.
-AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
-    "00_start_here": (
-        15,
-        [
-            ("interval=0.5", "interval=0.1"),
-            ("interval=0.1", "interval=2"),
-            ("Schedule.poisson(rate=2, seconds=6, seed=7)", "Schedule.periodic(every=1, seconds=6)"),
-            ("schedule, clients=1)", "schedule, clients=5)"),
-            ('"of them for nothing": 5,', '"of them for nothing": "five",'),
-        ],
-    ),
-    "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
-    "02_long_polling": (
-        15,
-        [
-            ('"requests per second": 10,', '"requests per second": "ten",'),
-            ("often = 10", "often = 0.1"),
-        ],
-    ),
-    "03_websockets": (15, []),  # its changes: tests/test_changes_websocket.py
-    "04_server_sent_events": (15, [("RATE = 3 ", "RATE = 10 "), ('"requests": 48,', '"requests": "three",')]),
-    "05_side_by_side": (3, [("gb_down=0.05", "gb_down=0")]),
-    "06_file_updates": (10, [('"copy late by push (ms)": 25,', '"copy late by push (ms)": "soon",')]),
-    "08_scaling_out": (8, [('"streams of one page over HTTP/1.1": 6,', '"streams of one page over HTTP/1.1": "six",')]),
-}
-AGAIN_LIMIT = 600  # seconds for a notebook's full run, the cells run again and the changes
+SEED = 2  # of the notebook that is interrupted and killed; any will do
+RUN_ON = 4  # cells after an interrupted one
+LIMIT = 110  # seconds for that: about 12 on a quiet machine
 
 Rule = Callable[[NotebookNode], Iterator[str]]
 
 
-def code_cells(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    return [(number, cell) for number, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-
-
 def outputs(notebook: NotebookNode) -> list[tuple[int, NotebookNode]]:
     return [(number, output) for number, cell in code_cells(notebook) for output in cell.outputs]
-
-
-def without_magics(source: str) -> tuple[str, list[str]]:
-    """Return the Python of a cell, and the lines that are not Python but IPython's."""
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        lines = source.splitlines()
-        magics = [line.strip() for line in lines if line.lstrip().startswith(("%", "!", "?"))]
-        return "\n".join("" if line.strip() in magics else line for line in lines), magics
-    return source, []
-
-
-def parse(cell: NotebookNode) -> ast.Module:
-    return ast.parse(without_magics(cell.source)[0])
 
 
 def is_stored_clean(notebook: NotebookNode) -> Iterator[str]:
@@ -144,29 +111,6 @@ def asserts_apart(notebook: NotebookNode) -> Iterator[str]:
             yield f"cell {number} has claims that are not its last line, and so are not shown"
         if calls and not claimed(tree):
             yield f"cell {number} has claims that are no {{sentence: (truth, evidence)}}"
-
-
-def claim_pairs(table: ast.expr) -> list[ast.Tuple]:
-    """The (truth, evidence) of each sentence of a table of claims; none if anything else is among them."""
-    values: list[ast.expr] = []
-    if isinstance(table, ast.Dict):
-        values = table.values
-    elif isinstance(table, ast.DictComp):
-        values = [table.value]
-    pairs = [value for value in values if isinstance(value, ast.Tuple) and len(value.elts) == 2]
-    return pairs if len(pairs) == len(values) else []
-
-
-def claimed(tree: ast.Module) -> list[ast.expr]:
-    """What a cell asserts: its assertions' tests, and the truths of its claims."""
-    tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and called(node) == "claims":
-            pairs = claim_pairs(node.args[0])
-            if not pairs:
-                return []
-            tests += [pair.elts[0] for pair in pairs]
-    return tests
 
 
 def is_plain_python(notebook: NotebookNode) -> Iterator[str]:
@@ -258,16 +202,6 @@ class Waits(ast.NodeVisitor):
         if node.is_async:
             self.lines.append(node.target.lineno)
         self.generic_visit(node)
-
-
-def called(expression: ast.expr) -> str:
-    """Return `f` for `f(...)`, for `x.f(...)` and for `to_thread(f)`, and nothing for what is not a call."""
-    if not isinstance(expression, ast.Call):
-        return ""
-    name = ast.unparse(expression.func).rpartition(".")[2]
-    if name == "to_thread" and expression.args:
-        return ast.unparse(expression.args[0]).rpartition(".")[2]
-    return name
 
 
 def bounded_functions(trees: list[ast.Module]) -> set[str]:
@@ -453,82 +387,93 @@ def test_limit_may_stand_in_the_cell_or_in_the_function(source: str) -> None:
     assert list(waits_with_a_limit(code(source))) == []
 
 
-@pytest.mark.timeout(AGAIN_LIMIT)
 @pytest.mark.parametrize("name", AGAIN)
-def test_any_cell_can_be_run_again(name: str) -> None:
-    """After a full run any cell runs again, in any order, and so does each change that the text invites to."""
-    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
-    number, changes = AGAIN[name]
-    cells = code_cells(notebook)
-    options: dict[str, Any] = {"resources": {"metadata": {"path": str(ROOT / "notebooks")}}, "timeout": 100}
-    client = NotebookClient(notebook, kernel_name="python3", **options)
-    with client.setup_kernel():
-        for position, cell in cells + random.Random(name).sample(cells, number):
-            client.execute_cell(cell, position)
-        for old, new in changes:
-            [first] = [position for position, cell in cells if old in cell.source]
-            notebook.cells[first].source = notebook.cells[first].source.replace(old, new)
-            for position, cell in cells:
-                if position >= first:
-                    client.execute_cell(cell, position)
+def test_a_change_finds_its_cell(name: str) -> None:
+    """What the text invites to change stands in one code cell, once the changes before it are made."""
+    sources = [cell.source for _, cell in code_cells(nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4))]
+    for old, new in AGAIN[name][1]:
+        [place] = [place for place, source in enumerate(sources) if old in source]
+        sources[place] = sources[place].replace(old, new)
 
 
-def turned_round(tree: ast.Module, claim: ast.expr) -> ast.Module:
-    """The cell with that claim turned into its opposite."""
+class Experiments(ast.NodeVisitor):
+    """Finds whether a cell itself, and no function in it, waits for an experiment in real time."""
 
-    class TurnsRound(ast.NodeTransformer):
-        def visit(self, node: ast.AST) -> ast.AST:
-            return ast.UnaryOp(ast.Not(), claim) if node is claim else self.generic_visit(node)
+    found = False
 
-    result = ast.fix_missing_locations(TurnsRound().visit(tree))
-    assert isinstance(result, ast.Module)
-    return result
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """What a function waits for, it waits for where it is called."""
 
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        """What a function waits for, it waits for where it is called."""
 
-def with_a_false_claim(path: Path) -> tuple[NotebookNode, int]:
-    """Return the notebook up to its first assertion, that one turned round, and the number of its code cell."""
-    notebook = nbformat.read(path, as_version=4)
-    for number, (position, cell) in enumerate(code_cells(notebook)):
-        tree = parse(cell)
-        if tests := claimed(tree):
-            cell.source = ast.unparse(turned_round(tree, tests[0]))
-            notebook.cells = notebook.cells[: position + 1]
-            return notebook, number
-    raise AssertionError(f"{path} asserts nothing")
+    def visit_Await(self, node: ast.Await) -> None:
+        self.found |= called(node.value) in {"experiment", "side_by_side"}
 
 
-@pytest.fixture(scope="module")
-def false_claims(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, tuple[dict[str, str], dict[str, str]]]:
-    """By notebook: how every cell should end, and how it ended, when the first claim is turned round."""
-    folder = tmp_path_factory.mktemp("false_claims")
-    shutil.copy(ROOT / "conftest.py", folder)
-    expected: dict[str, dict[str, str]] = {}
-    for path in NOTEBOOKS:
-        notebook, number = with_a_false_claim(path)
-        name = name_of(path)
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(nbformat.writes(notebook), encoding="utf-8")
-        expected[name] = {f"Cell {n}": "PASSED" for n in range(number)} | {f"Cell {number}": "FAILED"}
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir=.", ".", "-q", "-rA"]
-    done = subprocess.run(
-        [*command, "--color=no", "--show-capture=no", "-p", "no:cacheprovider", "--notebook-runs=1"],
-        cwd=folder,
-        env=os.environ | {"PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        timeout=FALSE_CLAIMS_LIMIT,
-        check=False,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    found: dict[str, dict[str, str]] = {name: {} for name in expected}
-    for outcome, name, cell in re.findall(r"^(PASSED|FAILED|ERROR) (\S+)::(Cell \d+)", done.stdout, re.MULTILINE):
-        found[name][cell] = outcome
-    return {path: (expected[name_of(path)], found[name_of(path)]) for path in NOTEBOOKS}
+def experiments(path: Path) -> list[int]:
+    """The cells of a notebook that measure for some seconds of real time."""
+    found = []
+    for number, cell in code_cells(nbformat.read(path, as_version=4)):
+        looks = Experiments()
+        looks.visit(parse(cell))
+        found += [number] if looks.found else []
+    return found
 
 
-@pytest.mark.timeout(FALSE_CLAIMS_LIMIT + 20)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-def test_false_claim_fails(path: Path, false_claims: dict[Path, tuple[dict[str, str], dict[str, str]]]) -> None:
-    """A notebook whose first claim is turned round fails in that cell and in no other."""
-    expected, found = false_claims[path]
-    assert found == expected
+def listening(processes: Iterable[psutil.Process]) -> set[Any]:
+    """The addresses at which these processes accept connections."""
+    return {c.laddr for each in processes for c in each.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+
+
+async def interrupted_and_killed(path: Path, rng: random.Random) -> None:
+    """Interrupt an experiment, run on, and kill the kernel in the middle of it."""
+    options: dict[str, Any] = {"resources": {"metadata": {"path": str(path.parent)}}, "timeout": 100}
+    client = NotebookClient(nbformat.read(path, as_version=4), kernel_name="python3", **options)
+    cells = dict(code_cells(client.nb))
+    chosen = rng.choice(experiments(path))
+    after = [number for number in cells if number > chosen][:RUN_ON]
+
+    def start() -> asyncio.Future[NotebookNode]:
+        return asyncio.ensure_future(client.async_execute_cell(cells[chosen], chosen))
+
+    async with client.async_setup_kernel():
+        manager: Any = client.km
+        for number in (number for number in cells if number < chosen):
+            await client.async_execute_cell(cells[number], number)
+        running = start()
+        await asyncio.sleep(rng.uniform(0, 1))
+        while not running.done():  # a signal that comes before the cell has begun is lost
+            await manager.interrupt_kernel()
+            await asyncio.wait({running}, timeout=1)
+        with pytest.raises(CellExecutionError):
+            await running
+
+        for number in [chosen, *after]:
+            await client.async_execute_cell(cells[number], number)
+
+        running = start()
+        await asyncio.sleep(rng.uniform(0, 1))
+        kernel = psutil.Process(manager.provisioner.pid)
+        family = [kernel, *kernel.children(recursive=True)]
+        ports = listening(family)
+        kernel.kill()
+        with contextlib.suppress(DeadKernelError, CellExecutionError):
+            await running
+    assert psutil.wait_procs(family, PATIENCE)[1] == []
+    assert ports
+    for address in ports:
+        with socket.socket() as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(address)  # OSError if anybody still listens there
+
+
+@pytest.mark.timeout(LIMIT)
+def test_an_interrupt_stops_no_notebook_and_a_killed_kernel_leaves_nothing() -> None:
+    """An interrupted experiment runs again, and so does what follows; a kernel killed in it leaves no process, no port.
+
+    SEED chooses the notebook, its experiment, and the moments.
+    """
+    rng = random.Random(SEED)
+    path = rng.choice([path for path in NOTEBOOKS if path.parent.name == "notebooks" and experiments(path)])
+    asyncio.run(asyncio.wait_for(interrupted_and_killed(path, rng), LIMIT))

@@ -1,7 +1,9 @@
 """The notebooks' lab, wing by wing; imports run from the top of this list down, never up.
 
+teaching  editions of the notebooks, assignments with marks (python -m lab.teaching)
 checks    what an exercise cell calls: right, or which mistake the answer looks like
 figures   timeline, ECDF, bars, maps, tables and embedded pages: one look for the whole course
+faults    what breaks, on purpose: each fault against each model, and who notices, what is lost
 cost      a server measured in a process of its own, unit costs, the ladder, the decision
 bench     what an experiment is: schedule, clients, trial, result
 virtual   the same servers and clients under a simulated clock and network

@@ -14,6 +14,7 @@ both kinds of polling: there an answer is made once, and written to everybody wh
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -22,9 +23,10 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from servers.feed import BATCH, HEARTBEAT, Batch, Gap
+from servers.lease import Lease
 from servers.on_uvicorn import TRANSPORT, find_transport, socket_of, write_all
 from servers.service import Service
-from servers.sse import reset_block, update_blocks
+from servers.sse import RENEW, reset_block, update_blocks
 
 WINDOW = 0.005  # seconds from one round to the next: what is published meanwhile is joined
 BACKLOG = 64 * 1024  # bytes unsent beyond which a client leaves the fast path; uvicorn's flow control begins there too
@@ -38,10 +40,10 @@ log = logging.getLogger("servers")
 class Client:
     """One open event stream: everything up to `position` has been written to it. It is made in its response's task."""
 
-    __slots__ = ("position", "response", "send", "socket", "task", "transport")
+    __slots__ = ("lease", "position", "response", "send", "socket", "task", "transport")
 
-    def __init__(self, transport: asyncio.Transport | None, send: Send, position: int) -> None:
-        self.transport, self.send, self.position = transport, send, position
+    def __init__(self, transport: asyncio.Transport | None, send: Send, position: int, lease: Lease) -> None:
+        self.transport, self.send, self.position, self.lease = transport, send, position, lease
         self.socket = -1 if transport is None else socket_of(transport)
         self.task: asyncio.Task[None] | None = None  # while it is not on the fast path
         self.response = asyncio.current_task()
@@ -59,12 +61,13 @@ class Client:
 
     async def finish(self) -> None:
         """End the stream behind all that was written, also if that takes its time."""
-        await self.write(b"", more=False)
+        await self.write(RENEW if self.lease.over else b"", more=False)
 
     def end(self) -> None:
         """End the stream by one write."""
-        if self.transport:
-            self.transport.write(LAST_CHUNK)
+        if self.transport and not self.transport.is_closing():
+            renew = _chunk(RENEW) if self.lease.over else b""
+            self.transport.write(renew + LAST_CHUNK)
             self.transport.close()
 
 
@@ -75,7 +78,7 @@ class FanOut:
     """
 
     def __init__(self, app: Service, *, heartbeat: float = HEARTBEAT, retry: int = 2000, coalesce: bool = True) -> None:
-        self.feed, self.closing, self.traffic = app.feed, app.closing, app.traffic
+        self.feed, self.closing, self.traffic, self.leases = app.feed, app.closing, app.traffic, app.leases
         self.heartbeat, self.retry, self.coalesce = heartbeat, retry, coalesce
         self.fast: dict[asyncio.Transport, Client] = {}  # by what they are written to
         self.beat: bytes | None = _chunk(HEARTBEAT_BLOCK)  # what is written after a heartbeat of silence
@@ -113,11 +116,23 @@ class FanOut:
         if client.transport is None:
             client.task = start(self.serve_alone(client), client.break_off)
             return
+        client.lease.end = functools.partial(self.retire, client)
+        if client.lease.over:
+            client.end()
+            return
         self.revive()
         if client.position == self.position and not self.closing.is_set():
             self.fast[client.transport] = client
         else:
             client.task = start(self.catch_up(client), client.break_off)
+
+    def retire(self, client: Client) -> None:
+        """A lease is over: end its stream behind what was written, which is whole blocks, however slowly it is read."""
+        if client.transport:
+            self.fast.pop(client.transport, None)
+        if client.task:
+            client.task.cancel()
+        client.end()
 
     def dismiss(self, client: Client) -> None:
         """Forget a client that has left."""
@@ -231,10 +246,10 @@ class FanOut:
 
     async def serve_alone(self, client: Client) -> None:
         """Serve a client whose transport is out of reach: behind another server, or by HTTP/1.0."""
-        while not self.closing.is_set():
+        while not client.lease.is_set():
             try:
                 async with asyncio.timeout(self.heartbeat):
-                    await self.feed.wait(client.position, self.closing)
+                    await self.feed.wait(client.position, client.lease)
             except TimeoutError:
                 await client.write(HEARTBEAT_BLOCK)
             else:
@@ -284,14 +299,15 @@ class EventStream(Response):
             first += update_blocks(opening)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         chunked = scope["http_version"] == "1.1"
-        client = Client(scope.get(TRANSPORT) if chunked else None, send, opening.position)
-        await client.write(first)  # what others write to the transport comes after the headers
-        fan_out.admit(client)
-        try:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            fan_out.dismiss(client)
+        with fan_out.leases.begin() as lease:
+            client = Client(scope.get(TRANSPORT) if chunked else None, send, opening.position, lease)
+            await client.write(first)  # what others write to the transport comes after the headers
+            fan_out.admit(client)
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            finally:
+                fan_out.dismiss(client)
 
 
 def latest(batch: Batch) -> Batch:

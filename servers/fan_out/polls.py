@@ -12,6 +12,7 @@ client cannot tell which of the two it was. Who is held costs its connection and
 
 import asyncio
 import heapq
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -111,6 +112,8 @@ class Polls:
 
     def reply(self, connection: HttpProtocol, position: int, fields: Fields) -> None:
         """Count the answer for a position, and write it."""
+        if self.closing.drained < math.inf:
+            fields = fields._replace(keep_alive=False)  # the next request is another server's
         date = connection.server_state.default_headers  # uvicorn makes them anew each second
         if date is not self.date or self.head != self.feed.head:
             self.date, self.head = date, self.feed.head
@@ -166,6 +169,7 @@ class HeldPolls(Polls):
         self.drawn, self.usual = drawn, usual
         self.held: dict[HttpProtocol, Hold] = {}
         self.ends: list[tuple[float, int, HttpProtocol]] = []  # a heap; of some the hold is over already
+        app.leases.respread = self.respread
         self.number = 0
         self.at = 0  # where run() has looked
         self.task: asyncio.Task[None] | None = None
@@ -190,6 +194,14 @@ class HeldPolls(Polls):
         end = connection.loop.time() + hold
         heapq.heappush(self.ends, (end, self.number, connection))
         if self.timer is None or end < self.timer.when():
+            self.set_timer(connection.loop)
+
+    def respread(self, begin: float, end: float) -> None:
+        """Let all who are held go between these moments of the loop, evenly: the server drains."""
+        for place, (connection, hold) in enumerate(self.held.items()):
+            moment = begin + (end - begin) * (place + 0.5) / len(self.held)
+            heapq.heappush(self.ends, (moment, hold.number, connection))
+        for connection in [*self.held][:1]:
             self.set_timer(connection.loop)
 
     def holds(self, end: tuple[float, int, HttpProtocol]) -> bool:

@@ -15,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from servers.fan_out import Client, FanOut
 from servers.feed import Batch, Gap
+from servers.lease import Lease
 from servers.on_uvicorn import WebSocketProtocol, carrier_of, frame_of
 from servers.service import Service
-from servers.websocket import GOING_AWAY, LEFT, Connection, hello_message, reset_message, updates_message
+from servers.websocket import GOING_AWAY, LEFT, RENEW, Connection, hello_message, reset_message, updates_message
 
 Accept = Callable[[WebSocket, str | None], Awaitable[Batch | Gap | None]]
 
@@ -27,8 +28,8 @@ class SocketClient(Client):
 
     __slots__ = ("carrier",)
 
-    def __init__(self, carrier: WebSocketProtocol, send: Send, position: int) -> None:
-        super().__init__(carrier.transport, send, position)
+    def __init__(self, carrier: WebSocketProtocol, send: Send, position: int, lease: Lease) -> None:
+        super().__init__(carrier.transport, send, position, lease)
         self.carrier = carrier
 
     async def write(self, block: bytes, *, more: bool = True) -> None:
@@ -41,8 +42,8 @@ class SocketClient(Client):
         self.end()
 
     def end(self) -> None:
-        """Say that the server goes, by one write."""
-        self.carrier.farewell(GOING_AWAY)
+        """Say that the server goes, or that the lease is over, by one write."""
+        self.carrier.farewell(RENEW if self.lease.over else GOING_AWAY)
 
 
 class SocketFanOut(FanOut):
@@ -71,28 +72,33 @@ class SocketFanOut(FanOut):
         self.traffic.requests += 1
         self.traffic.held += 1
         try:
-            if not (opening := await self.accept(socket, socket.query_params.get("after"))):
-                return
-            position = opening.position
-            if carrier.plain:
-                await carrier.push(self.greeting(opening))
-                client = SocketClient(carrier, send, position)
-                opening = None
-                self.admit(client)
-                try:
-                    message = await socket.receive()
-                finally:
-                    position = await self.withdrawn(client)
-                connection = Connection(self.app, socket, position)
-                beginning = connection.obey(message)
-            else:
-                connection = Connection(self.app, socket, position)
-                beginning = connection.greet(opening)
-            await connection.run(beginning)
+            if opening := await self.accept(socket, socket.query_params.get("after")):
+                with self.leases.begin() as lease:
+                    await self.follow(carrier, socket, send, opening, lease)
         except LEFT:
             pass
         finally:
             self.traffic.held -= 1
+
+    async def follow(
+        self, carrier: WebSocketProtocol, socket: WebSocket, send: Send, opening: Batch | Gap, lease: Lease
+    ) -> None:
+        """Serve it here until it says something, and from then on as websocket.py does."""
+        if carrier.plain:
+            await carrier.push(self.greeting(opening))
+            client = SocketClient(carrier, send, opening.position, lease)
+            del opening
+            self.admit(client)
+            try:
+                message = await socket.receive()
+            finally:
+                position = await self.withdrawn(client)
+            connection = Connection(self.app, socket, position, lease)
+            beginning = connection.obey(message)
+        else:
+            connection = Connection(self.app, socket, opening.position, lease)
+            beginning = connection.greet(opening)
+        await connection.run(beginning)
 
     def greeting(self, opening: Batch | Gap) -> bytes:
         """The first message as a frame."""
@@ -103,6 +109,7 @@ class SocketFanOut(FanOut):
 
     async def withdrawn(self, client: SocketClient) -> int:
         """Take a client from here; the position up to which it has been told, to the message."""
+        client.lease.end = None
         async with self.turn:
             if client.task:
                 client.task.cancel()

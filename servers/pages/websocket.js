@@ -3,6 +3,7 @@
 import { backOff } from "./client.js";
 
 const POLICY_VIOLATION = 1008; // RFC 6455, section 7.4.1: the same again would not help
+const RENEW = 1012; // the connection has lived its time: come back at once
 
 let cursor = null;
 let socket = null;
@@ -17,6 +18,7 @@ export async function client(signal, page) {
     signal.throwIfAborted();
     if (code === POLICY_VIOLATION) throw new Error(reason);
     page.count("reconnects");
+    if (code === RENEW && failures === 0) continue;
     failures += 1;
     await backOff(failures, `closed with ${code}`, signal, page); // 1006: lost, or never accepted
   }

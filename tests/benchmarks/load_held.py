@@ -53,7 +53,7 @@ class Setting:
 
 
 @contextlib.contextmanager
-def setting(*options: object) -> Iterator[Setting]:
+def setting(*options: object, model: str = "file-updates") -> Iterator[Setting]:
     """All of it, started and ended."""
     program = installed()
     if program is None:
@@ -63,7 +63,7 @@ def setting(*options: object) -> Iterator[Setting]:
     with RedisServer() as redis, tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)  # nginx's workers are somebody else
         Path(folder, "nginx.conf").write_text(text.replace("worker_shutdown_timeout 30s", "worker_shutdown_timeout 5s"))
-        words = ("file-updates", "--port", behind, "--feed", redis.url, "--workers", 2, *options)
+        words = (model, "--port", behind, "--feed", redis.url, "--workers", 2, *options)
         servers = subprocess.Popen(
             [sys.executable, "-m", "servers", *map(str, words)], stdout=subprocess.PIPE, text=True
         )
@@ -250,8 +250,8 @@ async def leave(tasks: set[asyncio.Task[None]]) -> None:
 
 
 async def subscribers(clients: int, minutes: float) -> bool:
-    """Everybody gets every update once, in order."""
-    with setting("--rate", 1, "--regular") as its:
+    """Everybody gets every update once, in order; of files' states the service would leave out what is superseded."""
+    with setting("--rate", 1, "--regular", "--fast", model="sse") as its:
         tasks = set[asyncio.Task[None]]()
         members = await crowd(its.port, Subscriber, clients, tasks)
         before = [each.updates for each in members]

@@ -22,6 +22,7 @@ from lab.checks.sse import Journal, event_block, event_generator, event_stream_p
 from lab.checks.start_here import count_faults, delays_from_plan
 from lab.checks.verdict import Verdict
 from lab.checks.websocket import client_frame, websocket_client
+from lab.checks.when_things_break import reconnect_schedule, watchdog
 
 __all__ = [
     "Archive",
@@ -48,7 +49,9 @@ __all__ = [
     "polling_client",
     "polls_fit",
     "quiet_requests",
+    "reconnect_schedule",
     "size_fleet",
     "sse_client",
+    "watchdog",
     "websocket_client",
 ]

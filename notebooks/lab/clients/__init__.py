@@ -16,6 +16,7 @@ breaks. Whether to try again is decided in one place for all models, and ends wi
     ClientError
     ├── GaveUp            no answer for `give_up_after` seconds; __cause__ is the last failure
     ├── Unavailable       a failure that may pass, so it is tried again: seen only as the cause of GaveUp
+    │   └── Renewed       a stream that has lived its time (1012, "renew"): the next one begins at once
     └── Refused           a failure that would come again
         ├── BadCursor     400: malformed, or from the future of this log
         ├── BadStatus     another HTTP status that is not the model's: 403, 404, a redirect ...
@@ -35,6 +36,7 @@ from lab.clients.answers import (
     GaveUp,
     News,
     Refused,
+    Renewed,
     Reset,
     Unavailable,
     Update,
@@ -56,6 +58,7 @@ __all__ = [
     "Log",
     "News",
     "Refused",
+    "Renewed",
     "Reset",
     "Retry",
     "Unavailable",

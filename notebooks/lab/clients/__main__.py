@@ -13,8 +13,8 @@ from lab.clients.terminal import run
 from servers.arguments import Parser, number, printable
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    p = Parser(prog="python -m lab.clients", description="Print the updates of a server as they arrive.")
+def _options(arguments: list[str] | None, program: str) -> argparse.Namespace:
+    p = Parser(prog=program, description="Print the updates of a server as they arrive.")
     p.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     p.add_argument("url", metavar="URL", help="what the server printed: http://HOST:PORT")
     p.add_argument("--after", metavar="CURSOR", help="begin after this cursor; 0: with the oldest (default: now)")
@@ -45,10 +45,10 @@ def _line(news: News) -> str:
     return f"{datetime.fromtimestamp(now):%H:%M:%S.%f}"[:-3] + "  " + printable(what)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m lab.clients") -> int:
     """Run until Ctrl-C or the stream's end; return the exit status."""
-    options = _options(arguments)
-    return run("python -m lab.clients", lambda: _show(options))
+    options = _options(arguments, program)
+    return run(program, lambda: _show(options))
 
 
 if __name__ == "__main__":

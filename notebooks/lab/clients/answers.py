@@ -28,7 +28,7 @@ from servers.feed import Change, Reason
 
 TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)
 PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
-TRY_AGAIN_LATER = 1013  # IANA, WebSocket Close Code Number Registry
+RENEW = 1012  # IANA, WebSocket Close Code Number Registry
 LONGEST_CURSOR = 256  # characters; it goes out in a URL or a header, and is kept in every line of a mirror's state
 LATEST = 2.0**33  # s; of the Unix times that file systems hold, about the year 2242
 POLL_INTERVAL = 5.0  # seconds, when the server does not say
@@ -44,11 +44,15 @@ class GaveUp(ClientError):
 
 
 class Unavailable(ClientError):
-    """A failure that may pass. `wait` is the pause the server asks for (s); `busy` says that it is overloaded."""
+    """A failure that may pass. `wait` is the pause the server asks for (s)."""
 
-    def __init__(self, text: str, wait: float = 0.0, busy: bool = False) -> None:
+    def __init__(self, text: str, wait: float = 0.0) -> None:
         super().__init__(text)
-        self.wait, self.busy = wait, busy
+        self.wait = wait
+
+
+class Renewed(Unavailable):
+    """No failure: the stream has lived its time, and the server wants its client back, `wait` seconds from now."""
 
 
 class Refused(ClientError):
@@ -148,7 +152,9 @@ def of_close(closed: ConnectionClosed) -> ClientError:
     """What a WebSocket's close code means (RFC 6455, section 7.4): whether to come back, and how soon."""
     close = closed.rcvd or closed.sent  # sent: what this side found wrong; neither (1006): the link broke
     code = close.code if close else 1006
-    return BadClose(str(closed)) if code in PERMANENT_CLOSES else Unavailable(str(closed), busy=code == TRY_AGAIN_LATER)
+    if code in PERMANENT_CLOSES:
+        return BadClose(str(closed))
+    return Renewed(str(closed)) if code == RENEW else Unavailable(str(closed))
 
 
 def check_stream(content_type: str) -> None:

@@ -29,12 +29,14 @@ class EventStreamParser:
 
     `last_event_id` is what a reconnect sends in `Last-Event-ID`; the parser of the next stream starts with it.
     `reconnection_time` is the delay before a reconnect in milliseconds, None until the stream sends a valid `retry`.
-    `unfinished` is how much it keeps (characters) of what no blank line has ended yet: the standard sets no limit.
+    `latest` is the type of the last event, "" before the first. `unfinished` is how much it keeps (characters) of what
+    no blank line has ended yet: the standard sets no limit.
     """
 
     def __init__(self, last_event_id: str = "") -> None:
         self.last_event_id = last_event_id
         self.reconnection_time: int | None = None
+        self.latest = ""
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")  # strips one byte order mark
         self._after_cr = False
         self._unfinished_line: list[str] = []  # pieces, joined once: a long line costs linear time
@@ -88,4 +90,5 @@ class EventStreamParser:
         self.last_event_id = self._id
         event = Event(self._type or "message", "\n".join(self._data), self._id) if self._data else None
         self._type, self._data, self._data_size = "", [], 0
+        self.latest = event.type if event else self.latest
         return event

@@ -18,6 +18,7 @@ from lab.clients.answers import (
     BadCursor,
     GaveUp,
     News,
+    Renewed,
     Reset,
     Unavailable,
     split,
@@ -35,7 +36,8 @@ class Retry:
 
     The pause is what the server asks for (Retry-After, `retry:`) and, on top, a number of seconds drawn from
     [0, min(cap, base 2^n)]: "full jitter" (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015), so that
-    clients that broke together do not come back together. `rng` draws; without one, the `random` module.
+    clients that broke together do not come back together. What ends the count is an attempt that went well for `base`
+    seconds: to be let in, and out again, is no recovery. `rng` draws; without one, the `random` module.
     """
 
     base: float = 1.0
@@ -77,7 +79,8 @@ class Follower:
         self.cursor = "0" if cursor == "" else cursor  # both are the oldest kept; only this one fits in a header
         self.retry, self.log = retry, log
         self.floor = 0.0  # the pause after a failure that the server has asked for (s)
-        self.failures = self.failures_before = 0  # since the last answer; before it
+        self.failures = 0  # in a row
+        self.answered = math.inf  # loop time of this attempt's first answer
         self.cause: BaseException | None = None
         self.deadline = math.inf  # loop time; finite while there has been no answer since a failure, or since the start
 
@@ -99,6 +102,7 @@ class Follower:
         """Attempt after attempt until the server says stop, refuses, or has not answered for too long."""
         self.start_clock()
         while True:
+            self.answered = math.inf
             try:
                 async with contextlib.aclosing(attempt()) as answers:
                     while (answer := await self.next(answers)) is not None:
@@ -124,8 +128,7 @@ class Follower:
             if limit.expired():
                 raise self.gave_up(error) from self.cause or error
             raise
-        if self.failures:
-            self.failures, self.failures_before = 0, self.failures
+        self.answered = min(self.answered, now())
         self.deadline = math.inf
         return answer
 
@@ -157,9 +160,12 @@ class Follower:
         """Wait until the next attempt may begin. Raises GaveUp when the time is over before that."""
         self.cause = error
         self.start_clock()
-        asked, busy = (error.wait, error.busy) if isinstance(error, Unavailable) else (0.0, False)
-        if busy:  # it let us in, and then out again: that was no recovery
-            self.failures = max(self.failures, self.failures_before)
+        asked = error.wait if isinstance(error, Unavailable) else 0.0
+        if now() - self.answered >= self.retry.base:
+            self.failures = 0
+            if isinstance(error, Renewed):  # it comes to each at a time of its own: no jitter, and no failure
+                await asyncio.sleep(min(asked, self.left))
+                return
         pause = max(asked, self.floor) + self.retry.jitter(self.failures)
         self.failures += 1
         await asyncio.sleep(min(pause, self.left))

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 import httpx
 
 from lab.clients import answers
-from lab.clients.answers import LONGEST_INTERVAL, Answer, BadAnswer, News, Reset, Unavailable
+from lab.clients.answers import LONGEST_INTERVAL, Answer, BadAnswer, News, Renewed, Reset, Unavailable
 from lab.clients.connections import MAX_MESSAGE, SILENCE, ask, body_of, http_client, limits, open_socket
 from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from lab.clients.follower import RETRY, Follower, Log, Retry, check_positive, now
@@ -141,6 +141,8 @@ def sse(
                         yield answer
                     if parser.reconnection_time is not None:
                         here.floor = min(parser.reconnection_time / 1000, LONGEST_INTERVAL)
+                if parser.latest == "renew":
+                    raise Renewed("the stream has lived its time", here.floor)
                 raise Unavailable("the server ended the stream")
 
     return here.follow(attempt)

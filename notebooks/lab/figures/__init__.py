@@ -11,11 +11,13 @@ page.py      what a notebook shows besides figures: a file's source, guesses bes
 embed.py     a live page inside a notebook
 holding.py   what long polling loses between two requests, how often and how many ask
 streams.py   a stream cut into chunks, and held back by a proxy
+cells.py     a cell of the fault matrix, opened
 copies.py    copies of a directory: how far behind, by whose share, at what cost
 wire_views.py  a protocol's messages, frames byte by byte, flights in space and time
 """
 
 from lab.figures.bars import request_bars
+from lab.figures.cells import cell_timeline
 from lab.figures.curves import asked_together, copy_age, law_and_points, most_together, shares
 from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
@@ -39,6 +41,7 @@ __all__ = [
     "asked_together",
     "blank",
     "boundaries",
+    "cell_timeline",
     "claims",
     "copy_age",
     "cut_lines",

@@ -22,8 +22,8 @@ from servers.feed import HEARTBEAT
 from servers.ignore import Ignore
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    p = Parser(prog="python -m lab.mirror", description="Keep COPY identical to what a server of file updates has.",
+def _options(arguments: list[str] | None, program: str) -> argparse.Namespace:
+    p = Parser(prog=program, description="Keep COPY identical to what a server of file updates has.",
                epilog="What others put into COPY stays, unless the server has a file of that name.")  # fmt: skip
     p.add_argument("url", metavar="URL", help="what the server printed: http://HOST:PORT")
     p.add_argument("copy", metavar="COPY", type=Path, help="a directory: new, empty, or a mirror's")
@@ -107,12 +107,12 @@ def _line(change: Applied) -> str:
     return printable(what)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m lab.mirror") -> int:
     """Run until Ctrl-C or SIGTERM, or until the copy is complete; return the exit status."""
-    options = _options(arguments)
+    options = _options(arguments, program)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, handlers=[_AboveTheBar()])
     logging.getLogger("lab.mirror.news").setLevel(logging.INFO)
-    return run("python -m lab.mirror", lambda: _run(options), interrupted=int(options.once))  # 1: not complete
+    return run(program, lambda: _run(options), interrupted=int(options.once))  # 1: not complete
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import httpx
 from lab.clients.answers import (
     LONGEST_CURSOR,
     BadAnswer,
+    Renewed,
     Unavailable,
     check_identity,
     flag,
@@ -115,6 +116,8 @@ class Origin:
         with self.settings.log.request() if self.settings.log else contextlib.nullcontext():
             try:
                 yield
+            except Renewed:
+                raise  # the stream has lived its time: nothing is wrong
             except (httpx.RequestError, Unavailable) as error:
                 text = "the link to %s failed (%s): trying again"
                 self.faults.report(LINK, text, self.settings.url, named(error))

@@ -14,7 +14,7 @@ from lab.mirror.copy import Copy, CopyGone, looked_at, may_begin
 from lab.mirror.fetch import Origin
 from lab.mirror.report import Applied, Counters, Faults
 from lab.mirror.session import LOOK, Session
-from lab.mirror.settings import Settings, anything
+from lab.mirror.settings import RELIST, Settings, anything
 from lab.mirror.word import Doing, Word, planned
 from servers.arguments import checked_token
 from servers.feed import HEARTBEAT
@@ -33,7 +33,9 @@ class Mirror:
     had. `token` goes out as a bearer token. A directory that is not empty must have been a mirror's, unless `adopt`:
     what the server has too is then taken over, as is a copy of another server, and the rest left alone. `max_delete` is
     how many files may go at once, by default half of those there are, and 100 at least; `wants` says which paths are
-    to be copied. To `verify`, each file is read before it is believed. `log` counts requests (`ClientLog` is one).
+    to be copied. After a reset, which goes to all mirrors at once, each lists within `relist` seconds at random; the
+    first listing is never delayed. To `verify`, each file is read before it is believed. `log` counts requests
+    (`ClientLog` is one).
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class Mirror:
         verify: bool = False,
         wants: Callable[[str], bool] = anything,
         log: Log | None = None,
+        relist: float = RELIST,
     ) -> None:
+        if not 0 <= relist < math.inf:
+            raise ValueError(f"a reset is answered by a listing 0 s later or more, not {relist!r}")
         if not 1 <= parallel <= MOST or not 0 <= jitter < math.inf:
             raise ValueError(f"a mirror needs 1 to {MOST} fetches in parallel, and a jitter of 0 s or more")
         check_positive(heartbeat=heartbeat, timeout=timeout)
@@ -60,7 +65,7 @@ class Mirror:
         headers = {} if token is None else {"Authorization": f"Bearer {checked_token(token)}"}
         files_url = address_below(url, "/files")
         self.settings = Settings(
-            url, files_url, parallel, jitter, heartbeat, timeout, retry, headers, log, adopt, max_delete, wants
+            url, files_url, parallel, jitter, heartbeat, timeout, retry, headers, log, adopt, max_delete, wants, relist
         )
         self.counters = Counters()
         self.left_out = ""  # what the server does not list, in words, once `sync` knows it

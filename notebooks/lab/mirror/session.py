@@ -116,8 +116,7 @@ class Session:
                     await self.take(news)
                 else:
                     raise BadStatus("the server answered 204: there are no more events")
-            if resets:
-                await asyncio.sleep(self.settings.retry.jitter(resets))
+            await asyncio.sleep(self.settings.relist_pause() + (self.settings.retry.jitter(resets) if resets else 0))
             resets += 1
             self.counters.relisted += 1
             self.behind = True

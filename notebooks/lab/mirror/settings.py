@@ -11,6 +11,8 @@ from lab.clients.connections import address_below
 from lab.clients.follower import RETRY, Log, Retry, named
 from servers.feed import HEARTBEAT
 
+RELIST = 5.0  # seconds over which the mirrors of one server spread their listings after a reset
+
 
 def anything(path: str) -> bool:
     """All paths."""
@@ -33,6 +35,7 @@ class Settings:
     adopt: bool = False
     max_delete: int | None = None
     wants: Callable[[str], bool] = anything
+    relist: float = RELIST
 
     @property
     def plain_url(self) -> str:
@@ -52,6 +55,10 @@ class Settings:
     def gave_up(self, what: str, error: Exception) -> GaveUp:
         """The error that says what was not to be had, and why."""
         return GaveUp(f"{what}, for {self.retry.give_up_after:g} s ({named(error)})")
+
+    def relist_pause(self) -> float:
+        """A pause (s) before a listing that a reset asked for: all mirrors of the server are asked in that instant."""
+        return (self.retry.rng or random).uniform(0, self.relist)
 
     def spread(self) -> float:
         """A pause (s) that keeps many mirrors from asking in the same instant."""

@@ -29,6 +29,7 @@ KNOWN = re.compile(
     r"proxy_read_timeout (?P<idle>[0-9.]+)s|(?P<gzip>gzip on)|gzip_types text/event-stream"
     r"|(?P<direct>proxy_buffering off)|(?P<deaf>proxy_ignore_headers X-Accel-Buffering)"
     r"|(?P<chunks>proxy_http_version 1\.1)"
+    r"|proxy_set_header (?:Upgrade \$http_upgrade|Connection upgrade)"  # a relay of bytes does so by itself
 )
 
 

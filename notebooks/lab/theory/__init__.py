@@ -7,7 +7,7 @@ x = λT, the updates that one interval sees on average. All times are in seconds
 or numpy arrays where a curve is swept, and gives back what it was given.
 """
 
-from lab.theory import framing
+from lab.theory import framing, herd, lease
 from lab.theory.cost import (
     HISTORY,
     HOLD,
@@ -79,8 +79,10 @@ __all__ = [
     "beat_period",
     "crossing",
     "framing",
+    "herd",
     "interval_for",
     "jitter_delay_factor",
+    "lease",
     "long_poll_cheaper",
     "long_poll_or_push",
     "long_polling_delay_quantile",

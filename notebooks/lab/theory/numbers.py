@@ -23,11 +23,13 @@ FINITE = ("that is finite", lambda x: (x > -math.inf) & (x < math.inf))
 
 DOMAINS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("transit", "rate", "gap", "pause", "x", "rtt", "upstream", "payload"), NOT_BELOW_0),
-    **dict.fromkeys(("clients", "seconds", "budget", "request", "delay", "wanted"), NOT_BELOW_0),
+    **dict.fromkeys(
+        ("clients", "seconds", "budget", "request", "delay", "wanted", "age", "ages", "handshake"), NOT_BELOW_0
+    ),
     **dict.fromkeys(("poll_delivery", "push_delivery", "delivery", "message"), NOT_BELOW_0),
     **dict.fromkeys(("socket_delivery", "socket_message", "service", "poll_held", "push_held"), NOT_BELOW_0),
-    **dict.fromkeys(("interval", "every", "hold", "ratio", "inflation", "low", "high"), ABOVE_0),
-    **dict.fromkeys(("q", "jitter"), SHARE),
+    **dict.fromkeys(("interval", "every", "hold", "ratio", "inflation", "low", "high", "window"), ABOVE_0),
+    **dict.fromkeys(("q", "jitter", "notice"), SHARE),
     **dict.fromkeys(("offset", "phase", "kept"), FINITE),
 }
 """What an argument of a law may be, by its name; one that is not here may be anything."""

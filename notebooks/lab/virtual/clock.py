@@ -81,6 +81,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def __init__(self, seed: int, limit: float | None) -> None:
         super().__init__()
         self.now = 0.0
+        self.epoch = EPOCH  # time.time() at 0; to assign it is a step of the wall clock, which moves no timer
         self.limit = math.inf if limit is None else limit
         self.random, self.seeds = random.Random(f"program {seed}"), random.Random(f"seeds {seed}")
         self.numpy: Any = None  # what numpy's own functions draw from, made when they first do
@@ -226,7 +227,7 @@ def _by_thread(real: Callable[..., Any], virtual: Callable[..., Any]) -> Callabl
 
 def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield time, "time", _time
-    yield time, "time_ns", lambda loop: EPOCH * 10**9 + round(loop.now * 1e9)
+    yield time, "time_ns", lambda loop: loop.epoch * 10**9 + round(loop.now * 1e9)
     for name in ("monotonic", "perf_counter"):
         yield time, name, lambda loop: loop.now
         yield time, f"{name}_ns", lambda loop: round(loop.now * 1e9)
@@ -260,7 +261,7 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
 
 
 def _time(loop: VirtualLoop) -> float:
-    return EPOCH + loop.now
+    return loop.epoch + loop.now
 
 
 def _broken_down(real: Callable[[float], Any], loop: VirtualLoop, seconds: float | None = None) -> Any:

@@ -1,0 +1,223 @@
+"""What a lecturer hands out: three editions, a repository without solutions, and a course that nbgrader marks."""
+
+import contextlib
+import csv
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from lab.checks.verdict import is_stub
+from lab.teaching import __main__ as command
+from lab.teaching.editions import EDITIONS, blank, solutions, write_students
+from lab.teaching.lesson import EXERCISE, NOTEBOOKS, PREDICTION, Lesson, checked, lessons, only_imports, tags
+from lab.teaching.minutes import sections
+from lab.teaching.questions import BANK, questions
+
+LESSONS = [pytest.param(lesson, id=lesson.path.stem) for lesson in lessons()]
+NBGRADER = shutil.which("nbgrader", path=str(Path(sys.executable).parent))
+FIRST = "00_start_here"
+RIGHT = "    return len(set(published) - set(received)), len(received) - len(set(received))"
+DELAYS = "    return [end - plan for plan, end in zip(planned, answered)]"
+ANSWERS = {  # who hands in what in place of the two bodies, and the marks that each is worth
+    "solutions": (None, None, 4),
+    "stubs": ("    ...", "    ...", 0),
+    "own-words": (RIGHT, DELAYS, 4),
+    "first-only": (RIGHT, "    ...", 2),
+    "counts-all": ("    return len(published) - len(received), 0", DELAYS, 2),
+    "forgets-twice": ("    return len(set(published) - set(received)), 0", DELAYS, 2),
+    "waits-its-turn": (RIGHT, "    return [end - begin for begin, end in zip(sent, answered)]", 2),
+    "raises": ("    return undefined", DELAYS, 2),
+    "not-python": ("    return (", DELAYS, 2),
+    "hangs": ("    return 0, 0\n\nwhile True:\n    pass", DELAYS, 2),
+}
+
+
+def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Execute all cells, in the order they stand."""
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=100, kernel_name="python3", resources=resources).execute()
+    return notebook
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_tags(lesson: Lesson) -> None:
+    """Each cell with a stub to be checked is tagged as an exercise and each guess as a prediction, and no other is."""
+    for cell in lesson.notebook.cells:
+        asked = checked(cell.source) if cell.cell_type == "code" else None
+        stub = False
+        if asked:
+            names: dict[str, object] = {}
+            with contextlib.suppress(NameError):
+                exec(cell.source, names)  # the stub is defined, then its check is not known
+            function = names[asked[1]]
+            assert callable(function)
+            stub = is_stub(function)
+        assert (EXERCISE in tags(cell)) == stub
+        assert (PREDICTION in tags(cell)) == cell.source.startswith(("guess = {", "my_guess = {"))
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_blank(lesson: Lesson, tmp_path: Path) -> None:
+    """The blank edition has all of the prose, no output and no pointer to solutions, and runs to its end."""
+    notebook = blank(lesson)
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(prose) == sum(cell.cell_type == "markdown" for cell in lesson.notebook.cells)
+    assert not any("](solutions/" in text for text in prose)
+    kept = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source]
+    assert kept
+    for cell in kept:
+        assert only_imports(cell) or {PREDICTION, EXERCISE} & set(tags(cell))
+        assert not cell.outputs
+    verdicts = [cell for cell in run(notebook, tmp_path).cells if EXERCISE in tags(cell)]
+    assert verdicts
+    for cell in verdicts:
+        assert "Not yet. This is still the empty stub" in cell.outputs[-1].data["text/plain"]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_solved(lesson: Lesson, tmp_path: Path) -> None:
+    """In the solutions edition every exercise is answered, passes its check, and comes after what explains it."""
+    notebook = solutions(lesson)
+    first = next(number for number, cell in enumerate(notebook.cells) if EXERCISE in tags(cell))
+    only = [cell for number, cell in enumerate(notebook.cells) if only_imports(cell) or number >= first]
+    answered = [cell for cell in only if EXERCISE in tags(cell)]
+    assert len(answered) == len(lesson.exercises)
+    notebook.cells = [cell for cell in only if only_imports(cell) or cell in answered]
+    for cell in run(notebook, tmp_path).cells:
+        if EXERCISE in tags(cell):
+            assert "assert verdict.ok" in cell.source
+            assert cell.outputs[-1].data["text/plain"].startswith("✓ ")
+
+
+def test_editions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One command writes a folder and a zip for each edition, and writes over nobody's work."""
+    assert command.main(["editions", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(EDITIONS)
+    names = {lesson.path.name for lesson in lessons()}
+    for edition in EDITIONS:
+        assert {path.name for path in (tmp_path / edition).glob("*.ipynb")} == names
+        with zipfile.ZipFile(tmp_path / f"{edition}.zip") as packed:
+            assert {f"{edition}/{name}" for name in names} <= set(packed.namelist())
+    for path in tmp_path.rglob("*.ipynb"):
+        nbformat.validate(nbformat.read(path, as_version=4))
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["editions", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_students(tmp_path: Path) -> None:
+    """The students' repository is one commit, has the notebooks and what they run, and neither solution nor test."""
+    out = tmp_path / "students"
+    assert write_students(out) > 100
+    git = functools.partial(subprocess.run, cwd=out, check=True, capture_output=True, text=True)
+    listed = git(["git", "ls-files"]).stdout.splitlines()
+    assert {"README.md", "pyproject.toml", "servers/feed.py", f"notebooks/{FIRST}.ipynb"} <= set(listed)
+    assert not [name for name in listed if name.startswith(("tests/", "notebooks/solutions/", "notebooks/teaching/"))]
+    for path in out.glob("notebooks/*.ipynb"):
+        assert "](solutions/" not in path.read_text(encoding="utf-8")
+    assert len(git(["git", "log", "--oneline"]).stdout.splitlines()) == 1
+
+
+def test_questions() -> None:
+    """Each question has one right answer, says of three wrong ones what they come from, and is proved by a cell."""
+    bank = questions()
+    assert [question.number for question in bank] == list(range(1, len(bank) + 1))
+    assert BANK.read_text(encoding="utf-8").count("\nProof: ") == len(bank)
+    books = {lesson.path.name[:2]: lesson.notebook for lesson in lessons()}
+    for question in bank:
+        assert [answer.right for answer in question.answers].count(True) == 1
+        assert len(question.answers) == 4
+        sources = [cell.source for cell in books[question.notebook].cells if cell.cell_type == "code"]
+        assert any(question.words in source for source in sources), question
+
+
+def test_gift(tmp_path: Path) -> None:
+    """The bank's file has each question once, with what GIFT would read as its own escaped."""
+    path = tmp_path / "questions.gift"
+    assert command.main(["questions", str(path)]) == 0
+    blocks = [block for block in path.read_text(encoding="utf-8").split("\n\n") if block.startswith("::")]
+    assert len(blocks) == len(questions())
+    for block in blocks:
+        title, text, answers = re.fullmatch(r"(?s)::([\d-]+)::\[markdown\](.+?) \{\n(.+)\n\}\n?", block).groups()  # type: ignore[union-attr]
+        assert title
+        lines = answers.split("\n")
+        assert sorted(line[:2] for line in lines) == ["\t=", *3 * ["\t~"]]
+        for part in (text, *(line[2:].replace("#", "", line[1] == "~") for line in lines)):
+            assert not re.search(r"(?<!\\)[~=#{}:]", part)
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A course with its assignments."""
+    if not NBGRADER:
+        assert not os.environ.get("CI"), "nbgrader must be there on CI: pip install -e '.[grading]'"
+        pytest.skip("nbgrader is not installed: pip install -e '.[grading]'")
+    folder = tmp_path_factory.mktemp("grading") / "course"
+    assert command.main(["course", str(folder)]) == 0
+    return folder
+
+
+def nbgrader(course: Path, *arguments: str) -> None:
+    """Call nbgrader in the course's folder, with its own programs on the path."""
+    assert NBGRADER
+    path = f"{Path(NBGRADER).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [NBGRADER, *arguments], cwd=course, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def hand_in(course: Path, student: str, bodies: tuple[str | None, str | None]) -> None:
+    """A submission: the released assignment with these bodies of its functions; None: the solution's."""
+    folder = course / "submitted" / student / FIRST
+    folder.mkdir(parents=True)
+    notebook = nbformat.read(course / "release" / FIRST / f"{FIRST}.ipynb", as_version=4)
+    solved = nbformat.read(course / "source" / FIRST / f"{FIRST}.ipynb", as_version=4)
+    answers = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("solution")]
+    right = [cell for cell in solved.cells if cell.metadata.get("nbgrader", {}).get("solution")]
+    for cell, body, solution in zip(answers, bodies, right, strict=True):
+        head = next(line for line in cell.source.splitlines() if line.startswith("def "))
+        cell.source = solution.source if body is None else f"{head.removesuffix(' ...')}\n{body}"
+    nbformat.write(notebook, folder / f"{FIRST}.ipynb")
+
+
+@pytest.mark.timeout(240)
+def test_marks(course: Path) -> None:
+    """Of ten submissions each gets the marks it should: a mistake costs its own marks, and so does what hangs."""
+    nbgrader(course, "generate_assignment", FIRST)
+    released = (course / "release" / FIRST / f"{FIRST}.ipynb").read_text(encoding="utf-8")
+    assert "SOLUTION" not in released
+    for student, (*bodies, _) in ANSWERS.items():
+        hand_in(course, student, (bodies[0], bodies[1]))
+    nbgrader(course, "autograde", FIRST, "--ExecutePreprocessor.timeout=10")
+    nbgrader(course, "export")
+    with (course / "grades.csv").open(encoding="utf-8", newline="") as file:
+        marks = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert marks == {student: marks for student, (*_, marks) in ANSWERS.items()}
+
+
+def test_plans() -> None:
+    """Each plan of the guide names sections that are there, and fits into its minutes with a tenth to spare."""
+    text = (NOTEBOOKS / "teaching" / "README.md").read_text(encoding="utf-8")
+    pages = re.split(r"(?m)^### (?=\d\d · )", text)[1:]
+    assert [page[:2] for page in pages] == [lesson.path.name[:2] for lesson in lessons()]
+    for page, lesson in zip(pages, lessons(), strict=True):
+        there, planned = sections(lesson), list[str]()
+        rows = re.findall(r"(?m)^\| (\d+) \| (.+) \|$", page)
+        assert [minutes for minutes, _ in rows] == ["50", "75", "100"]
+        for minutes, plan in rows:
+            planned += [title for title in plan.split("; ") if title != "the same"]
+            assert set(planned) <= set(there), (lesson.path.name, set(planned) - set(there))
+            took = sum(there[title] for title in planned)
+            assert took <= 0.9 * int(minutes), (lesson.path.name, minutes, took)
