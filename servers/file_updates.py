@@ -139,7 +139,7 @@ def create_app(
     if tree is not None and tree.looked:
         feed.adopt({path: file.known for path, file in tree.files.items()})
     feed.listing()  # from now on it is kept, however short the history
-    listing = Listing(feed, tree.source if tree else None)
+    listing = Listing(feed, tree)
     downloads = Downloads(tree) if tree else None
 
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
@@ -181,11 +181,12 @@ def create_app(
 class Listing:
     """The listing as JSON, encoded once for a cursor, however many clients ask at once.
 
-    `source` names the directory for as long as it is known by its index, over restarts.
+    "source" names the directory for as long as it is known by its index, over restarts; "left_out" is how many names
+    are not listed, by what they are, as of when it was encoded.
     """
 
-    def __init__(self, feed: Feed, source: str | None = None) -> None:
-        self.feed, self.source = feed, source
+    def __init__(self, feed: Feed, tree: Tree | None = None) -> None:
+        self.feed, self.tree = feed, tree
         self.position, self.body = -1, b""
         self.encoding: asyncio.Task[None] | None = None
 
@@ -200,13 +201,17 @@ class Listing:
 
     async def encode(self) -> None:
         position, files = self.feed.listing()
-        head = {"cursor": self.feed.cursor_at(position)} | ({"source": self.source} if self.source else {})
+        head: dict[str, Any] = {"cursor": self.feed.cursor_at(position)}
+        if self.tree and self.tree.source:
+            head["source"] = self.tree.source
+        if self.tree and (left_out := self.tree.left_out()):
+            head["left_out"] = left_out
         few = len(files) <= FEW
         self.body = encoded(head, files) if few else await asyncio.to_thread(encoded, head, files)
         self.position = position
 
 
-def encoded(head: dict[str, str], files: dict[str, Known]) -> bytes:
+def encoded(head: dict[str, Any], files: dict[str, Known]) -> bytes:
     """The listing's JSON: what `head` says, and "files": [{"path", "size", "sha256", "mtime", "executable"}, ...]."""
     known = ",".join([entry(path, *known) for path, known in sorted(files.items())])
     return f'{TO_JSON(head)[:-1]},"files":[{known}]}}'.encode()

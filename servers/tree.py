@@ -18,6 +18,7 @@ import stat
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,9 @@ SLICE = 0.02  # seconds of a sweep, after which others have their turn
 MANY = 100  # files; if another directory in the place of the known one lacks more, and half, or all, it is not believed
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 PRIVATE = ".mirror"  # the directory that makes its directory a mirror's copy
+NOT_UTF8 = "its name is not UTF-8"
+TOO_LARGE = "it is larger than"
+A_COPY = f"it is a mirror's copy (it holds {PRIVATE})"
 READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 HELD = os.open in os.supports_dir_fd and os.scandir in os.supports_fd  # a directory can be held open (not on Windows)
 COARSE_CLOCK = 5  # Linux: the clock that stamps files, CLOCK_REALTIME_COARSE
@@ -126,6 +130,7 @@ class Found:
         self.left: dict[str, None] = {}  # prefixes of directories that are gone
         self.missing: list[str] = []  # names that a listing lacks
         self.skipped: dict[str, str] = {}
+        self.passed: dict[str, str] = {}
 
 
 class Tree:
@@ -155,6 +160,7 @@ class Tree:
         self.remembered = dict(remembered or {})
         self.files: dict[str, File] = {}
         self.skipped: dict[str, str] = {}
+        self.passed: dict[str, str] = {}  # names that are left out without a word, and what they are
         self.folders: dict[str, Folder] = {}
         self.place: tuple[int, int] | None = None  # of the directory itself
         self.source: str | None = None  # what names the directory, if that is kept over restarts (servers/index.py)
@@ -189,7 +195,7 @@ class Tree:
                 self._forget(name, found)
             self._distrust(top, found)
         edits = self._take(found)
-        self.place, self.skipped, self.looked = top.place, found.skipped, True
+        self.place, self.skipped, self.passed, self.looked = top.place, found.skipped, found.passed, True
         self.remembered = {}
         return edits
 
@@ -213,6 +219,7 @@ class Tree:
             self._still(top)
         edits = self._take(found)
         self.skipped |= found.skipped
+        self.passed |= found.passed
         return edits
 
     def sweep(self) -> Iterator[list[Edit]]:
@@ -229,7 +236,7 @@ class Tree:
                     until = time.monotonic() + SLICE
             self._still(top)
         yield self._take(found)
-        self.skipped = found.skipped
+        self.skipped, self.passed = found.skipped, found.passed
         yield self.look(found.missing)  # a look in between may have found some of them
 
     def _look_in(self, top: "Place", prefix: str, names: Iterable[str], found: Found) -> None:
@@ -247,6 +254,7 @@ class Tree:
                     return
                 self.skipped.pop(shown(prefix + name), None)
                 self.skipped.pop(shown(f"{prefix}{name}/"), None)
+                self.passed.pop(prefix + name, None)
                 self._entry(place, prefix, name, None, ahead, found)
         for _ in self._walk(top, ahead, found, deep=False):
             pass
@@ -334,7 +342,10 @@ class Tree:
             if status is None and entry is None:
                 status = place.stat(name)
             is_dir = status is None or stat.S_ISDIR(status.st_mode)
-            if self.ignore.hides(full, is_dir) or (is_dir and name == PRIVATE):
+            if is_dir and name == PRIVATE:
+                return
+            if self.ignore.hides(full, is_dir):
+                found.passed[full] = "ignored"
                 return
             if is_dir:
                 if name in folder.files:
@@ -345,12 +356,13 @@ class Tree:
                 self._forget(full, found)
             assert status is not None
             if not stat.S_ISREG(status.st_mode):
+                found.passed[full] = "links" if stat.S_ISLNK(status.st_mode) else "special"
                 if name in folder.files:
                     self._forget(full, found)
             elif (path := in_utf8(full)) is None:
-                found.skipped[shown(full)] = "its name is not UTF-8"
+                found.skipped[shown(full)] = NOT_UTF8
             elif status.st_size > self.limit:
-                found.skipped[shown(full)] = f"it is larger than {self.limit:,} bytes"
+                found.skipped[shown(full)] = f"{TOO_LARGE} {self.limit:,} bytes"
                 self._forget(full, found)
             else:
                 self._file(place, full, name, path, status, found)
@@ -417,7 +429,7 @@ class Tree:
     def _leave_copy(self, prefix: str, found: Found) -> None:
         """A mirror of this server might write there: everything would come again, one level deeper, for ever."""
         self._forget(prefix[:-1], found)
-        found.skipped[shown(prefix)] = f"it is a mirror's copy (it holds {PRIVATE})"
+        found.skipped[shown(prefix)] = A_COPY
 
     # --- taking what was found ---
 
@@ -479,6 +491,11 @@ class Tree:
 
     def _top(self) -> "Place":
         return Place.top(os.path.realpath(self.directory))
+
+    def left_out(self) -> dict[str, int]:
+        """How many names were left out, by what they are; what is below an ignored directory is not counted."""
+        why = [*list(self.passed.values()), *map(kind, list(self.skipped.values()))]
+        return dict(sorted(Counter(why).items()))
 
     # --- reading ---
 
@@ -605,6 +622,13 @@ class Tree:
         """Until when, in monotonic time, a file that grows is believed to have only grown."""
         state = self._growing.get(name)
         return state.sure_until if state else 0.0
+
+
+def kind(reason: str) -> str:
+    """In a word, why a name of `Tree.skipped` was left out."""
+    if reason.startswith(TOO_LARGE):
+        return "large"
+    return {NOT_UTF8: "not_utf8", A_COPY: "copies"}.get(reason, "unreadable")
 
 
 class Growth:

@@ -127,6 +127,7 @@ class Stage:
 
     def __init__(self, directory: Path, *, history: int = 1000) -> None:
         self.directory, self.history, self.epoch = directory, history, 0
+        self.source: str | None = None
         self.running = contextlib.AsyncExitStack()
         directory.mkdir(exist_ok=True)
 
@@ -134,6 +135,7 @@ class Stage:
         """Serve what stands there, with a new log."""
         self.epoch += 1
         self.feed, self.tree = Feed(history=self.history, epoch=f"log{self.epoch}"), Tree(self.directory)
+        self.tree.source = self.source
         self.meddler = Meddler(file_updates.create_app(self.feed, self.tree, heartbeat=HEARTBEAT, retry=300))
         await self.running.enter_async_context(serve(self.meddler))
 

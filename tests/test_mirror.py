@@ -1219,12 +1219,12 @@ def test_a_terminal_shows_a_bar_and_whole_lines(tmp_path: Path) -> None:
             async with command("lab.mirror", wire.url, *options, preamble=AT_ONCE, output=terminal) as process:
                 await until(lambda: b"WARNING 'a.txt' cannot be written (Is a directory)" in written)
                 remove(tmp_path / "copy", "a.txt")
-                await until(lambda: written.count(b"\n") == 4)
+                await until(lambda: written.count(b"\n") == 5)
                 process.send_signal(signal.SIGINT)
                 assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
         assert all(f"fetching: {percent:3}%".encode() in written for percent in (0, 33, 67))
         lines = [line.rpartition("\r")[2] for line in written.decode().split("\r\n")]
-        assert all(re.match(r"WARNING |[\d:.]{12} ", line) for line in lines[:-1]), lines
+        assert all(re.match(r"WARNING |INFO up to date|[\d:.]{12} ", line) for line in lines[:-1]), lines
         assert lines[-1] == ""
 
     body()

@@ -24,9 +24,15 @@ from lab.mirror import Applied, CopyError, Mirror
 from lab.mirror.__main__ import main
 from lab.mirror.bundle import members, unpack
 from lab.mirror.copy import Copy
+from lab.mirror.fetch import _listing as parsed_listing
 from lab.mirror.names import Version
 from lab.mirror.protect import TooManyLosses
 from lab.virtual import Net
+from servers import file_updates
+from servers.background import serve
+from servers.feed import Feed
+from servers.index import Index
+from servers.tree import Tree
 from tests.support import on_a_loop, until
 from tests.support_mirror import Stage, a_mirror, contents, files, following, remove, served, write
 from tests.support_mirror import sha256 as sha
@@ -159,6 +165,36 @@ async def test_a_directory_that_is_renamed_is_never_missing(net: Net, tmp_path: 
             assert (again.counters.fetched, again.counters.copied) == (0, 0)
 
 
+@pytest.mark.parametrize("number", [1, 20])
+@virtual
+async def test_a_deletion_waits_for_what_came_before_it(net: Net, tmp_path: Path, number: int) -> None:
+    """While additions are being fetched, by themselves or together, nothing goes that was deleted after them."""
+    names = [f"new/{each}" for each in range(number)]
+    write(tmp_path / "dir", "first", "goes at once")
+    write(tmp_path / "dir", "old", "goes last")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        asked, answer = asyncio.Event(), asyncio.Event()
+
+        async def before(path: str) -> None:
+            if path.startswith(("/files/new", "/bundle")):
+                asked.set()
+                await answer.wait()
+
+        stage.meddler.before = before
+        remove(stage.directory, "first")
+        stage.look()
+        for name in names:
+            write(stage.directory, name, f"content of {name}")
+        remove(stage.directory, "old")
+        stage.look()
+        await asked.wait()
+        await asyncio.sleep(1)
+        assert set(files(tmp_path / "copy")) == {"old"}
+        answer.set()
+        await until_virtual(lambda: not (tmp_path / "copy/old").exists())
+        assert set(files(tmp_path / "copy")) == set(names)
+
+
 # Files that grow, and links that break
 
 
@@ -245,7 +281,7 @@ async def _resets(tmp_path: Path) -> None:
         heads,
     ):
         begin = asyncio.get_running_loop().time()
-        mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()))
+        mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()), relist=0)
         task = asyncio.create_task(following(mirror, []))
         await until(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
         assert asyncio.get_running_loop().time() - begin >= 0.2 + 0.4 + 0.8 + 1.6
@@ -301,6 +337,48 @@ def test_a_copy_of_another_server_is_refused(tmp_path: Path) -> None:
             assert files(tmp_path / "copy") == files(tmp_path / "other")
 
     body()
+
+
+@virtual
+async def test_a_server_of_another_tree_at_the_same_address_is_refused(net: Net, tmp_path: Path) -> None:
+    """What a server is called counts more than where it is; one that is not called anything is known by its address."""
+    three_files(tmp_path / "dir")
+    stage = Stage(tmp_path / "dir")
+    for source, right in (("one", True), ("other", False), ("one", True), (None, True), ("other", False)):
+        stage.source = source
+        await stage.start()
+        if right:
+            await a_mirror(tmp_path / "copy").sync()
+        else:
+            with pytest.raises(CopyError, match="is another"):
+                await a_mirror(tmp_path / "copy").sync()
+        await stage.stop()
+        assert files(tmp_path / "copy") == files(tmp_path / "dir")
+
+
+def test_a_server_that_keeps_its_state_is_known_at_another_address(tmp_path: Path) -> None:
+    """Started again with the same --state at another port it is the same server; without, it is another."""
+    directory, copy = tmp_path / "dir", tmp_path / "copy"
+    three_files(directory)
+
+    def sync(*, kept: bool) -> None:
+        index, tree = Index(tmp_path / "state", directory), Tree(directory)
+        index.load()
+        tree.source = index.source if kept else None
+        with serve(file_updates.create_app(Feed(), tree)) as server:
+            asyncio.run(synced(server.url))
+
+    async def synced(url: str) -> None:
+        await a_mirror(copy, url).sync()
+
+    sync(kept=True)
+    write(directory, "b", "later")
+    sync(kept=True)
+    assert files(copy) == files(directory)
+    remove(directory, "b")
+    with pytest.raises(CopyError, match="is another"):
+        sync(kept=False)
+    assert (copy / "b").exists()
 
 
 @virtual
@@ -417,6 +495,41 @@ def test_verify_mends_and_a_dry_run_only_tells(tmp_path: Path, capsys: pytest.Ca
         assert main([url, str(copy), *options, "--verify"]) == 0
         assert (copy / "b.txt").read_bytes() == b"alpha"
         assert main([url, str(copy), "--once", "--exclude", "!x"]) == 2
+
+
+def test_what_is_left_out_is_counted_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Links, special files, foreign names, large files and what is ignored are told by their kind, while they stand."""
+    directory, copy = tmp_path / "dir", tmp_path / "copy"
+    three_files(directory)
+    for name in ("link", "reports/link"):
+        (directory / name).symlink_to("a.txt")
+    os.mkfifo(directory / "pipe")
+    (directory / os.fsdecode(b"\xff")).write_bytes(b"x")
+    write(directory, "large", bytes(1000))
+    write(directory, "secret/key", "secret")
+    write(directory, "other/.mirror/state", "")
+    tree, feed = Tree(directory, limit=999, ignore=["secret/"]), Feed()
+    with serve(file_updates.create_app(feed, tree)) as server:
+        assert main([server.url, str(copy), "--once"]) == 0
+        assert capsys.readouterr().out.endswith(
+            "; left out: 2 symbolic links, 1 special files, 1 with names that are not UTF-8, 1 too large,"
+            " 1 mirrors' copies, 1 ignored\n"
+        )
+        assert set(files(copy)) == {"a.txt", "reports/old/q2.csv", "reports/q3.csv"}
+        for name in ("link", "pipe", "large"):
+            (directory / name).unlink()
+        assert tree.look(["link", "pipe", "large"]) == []
+        assert tree.left_out() == {"copies": 1, "ignored": 1, "links": 1, "not_utf8": 1}
+        remove(directory, "reports/link")
+        assert [*tree.sweep()]
+        assert tree.left_out() == {"copies": 1, "ignored": 1, "not_utf8": 1}
+
+
+@pytest.mark.parametrize("said", [5, [], {"links": "2"}, {"links": -1}, {"links": True}, {"\x1b[2J": 2}, {}])
+def test_a_strange_count_of_what_is_left_out_says_nothing(said: object) -> None:
+    """What a listing says there is never printed as it came, and ends no mirror."""
+    body = json.dumps({"cursor": "e-0", "files": [], "left_out": said}).encode()
+    assert parsed_listing(body).left_out == ""
 
 
 @virtual

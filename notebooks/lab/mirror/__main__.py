@@ -77,7 +77,7 @@ async def _run(options: argparse.Namespace) -> None:
         return
     if options.once:
         await mirror.sync()
-        print(f"{printable(str(options.copy))} is complete: {mirror.counters}")
+        print(f"{printable(str(options.copy))} is complete: {mirror.counters}{mirror.left_out}")
         return
     async with contextlib.aclosing(mirror.follow()) as changes:
         async for change in changes:

@@ -42,6 +42,15 @@ from lab.mirror.settings import Settings
 
 MAX_LISTING = 2**28  # bytes; more than a million files
 LEAST = 1000  # bytes a second, on average; what comes more slowly never ends
+LEFT_OUT = {
+    "links": "symbolic links",
+    "special": "special files",
+    "unreadable": "unreadable",
+    "not_utf8": "with names that are not UTF-8",
+    "large": "too large",
+    "copies": "mirrors' copies",
+    "ignored": "ignored",
+}
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -72,11 +81,12 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All there is at `cursor`; `source` is what the server is called, if it says so."""
+    """All there is at `cursor`; `source` is what the server is called, `left_out` what is not listed, in words."""
 
     cursor: str
     files: list[Entry]
     source: str | None = None
+    left_out: str = ""
 
 
 class Pace:
@@ -245,8 +255,14 @@ def _listing(body: bytes) -> Listing:
             source = others.get("source")
             if not isinstance(source, str) or not 0 < len(source) <= LONGEST_CURSOR:
                 source = None
-            return Listing(cursor, [_entry(file) for file in files], source)
+            return Listing(cursor, [_entry(file) for file in files], source, _left_out(others.get("left_out")))
     raise BadAnswer('a listing has "cursor" and "files"')
+
+
+def _left_out(said: Any) -> str:
+    """What a listing leaves out, in words; of what is not known here nothing is said."""
+    counts = [(said.get(kind), words) for kind, words in LEFT_OUT.items()] if isinstance(said, dict) else []
+    return ", ".join(f"{count:,} {words}" for count, words in counts if type(count) is int and 0 < count < 10**12)
 
 
 def _entry(file: Any) -> Entry:

@@ -68,6 +68,7 @@ class Mirror:
             url, files_url, parallel, jitter, heartbeat, timeout, retry, headers, log, adopt, max_delete, wants, relist
         )
         self.counters = Counters()
+        self.left_out = ""  # what the server does not list, in words, once `sync` knows it
 
     def __repr__(self) -> str:
         return f"<mirror of {self.url} in {self.copy}: {self.counters}>"
@@ -79,7 +80,7 @@ class Mirror:
         """
         async with self._session(once=True) as session:
             await session.list()
-            applied = []
+            self.left_out, applied = session.word.left_out, []
             while not session.idle:
                 if change := await session.next():
                     applied.append(change)

@@ -127,7 +127,8 @@ class Session:
         """Say once, after a start and after each listing, that the copy has all that the server had said by then."""
         if self.behind and self.jobs.idle:
             self.behind = False
-            news_log.info("up to date: %s files, cursor %s", f"{len(self.state.present):,}", self.state.cursor)
+            files, left_out = f"{len(self.state.present):,}", self.word.left_out
+            news_log.info("up to date: %s files, cursor %s%s", files, self.state.cursor, left_out)
 
     async def stay(self) -> None:
         """See to it that the copy is where it was. Raises CopyGone."""

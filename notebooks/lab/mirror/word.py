@@ -27,10 +27,12 @@ class Word:
     def __init__(self, settings: Settings, counters: Counters, faults: Faults, state: State, top: Path) -> None:
         self.settings, self.counters, self.faults, self.state, self.top = settings, counters, faults, state, top
         self.room = LONGEST_PATH - len(os.fsencode(top)) - 2  # bytes that a path may have: "/" and NUL
+        self.left_out = ""  # of the listing, in words
 
     def take(self, listing: Listing) -> None:
         """Expect what a listing says, and nothing else. Raises CopyError."""
         self.check_source(listing.source)
+        self.left_out = f"; left out: {listing.left_out}" if listing.left_out else ""
         versions = ((entry.path, self.version(*entry)) for entry in listing.files)
         wanted = {path: version for path, version in versions if version}
         for path in [path for path in self.state.wanted if not self.settings.wants(path)]:
