@@ -26,7 +26,7 @@ from lab import figures, theory
 from lab.bench.result import VIRTUAL, Delivery, Publication, Request, Run
 from lab.bench.schedule import Schedule
 from lab.figures import OTHER, STYLES, Picture, blank, delay_ecdf, request_bars, show, timeline
-from lab.figures.style import HIDDEN
+from lab.figures.style import GREY, HIDDEN, INK, letters
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB: how the three kinds of colour blindness see.
 COLOUR_BLINDNESS = {
@@ -174,6 +174,18 @@ class TestStyles:
         """Lines and their labels stand out from white by at least 3:1 (WCAG 2.2, 1.4.11)."""
         assert contrast(STYLES[model].color, "white") >= 3
 
+    @pytest.mark.parametrize("color", [*(style.color for style in [*STYLES.values(), OTHER]), INK, GREY])
+    def test_letters(self, color: str) -> None:
+        """What is written in a colour of the course can be read: 4.5:1 against white (WCAG 2.2, 1.4.3)."""
+        assert contrast(letters(color), "white") >= 4.5
+
+    def test_letters_keep_their_hue(self) -> None:
+        """A text in a model's colour is nearer to that model's line than to any other's."""
+        for name, style in STYLES.items():
+            seen = lab_color(linear(letters(style.color)))
+            apart = {other: np.linalg.norm(seen - lab_color(linear(each.color))) for other, each in STYLES.items()}
+            assert min(apart, key=lambda other: apart[other]) == name
+
     def test_greys(self) -> None:
         """Printed in grey, any two models differ by a fifth in brightness, besides their lines and markers."""
         for one, other in itertools.combinations(STYLES.values(), 2):
@@ -195,9 +207,10 @@ class TestEveryFigure:
     @pytest.mark.parametrize("draw", DRAW)
     @pytest.mark.parametrize("case", RUNS)
     def test_all_that_is_written_can_be_read(self, draw: Draw, case: str) -> None:
-        """Every text lies within the picture, none on another, and none is smaller than 9 points."""
+        """Every text lies within the picture, none on another, none below 9 points or 4.5:1 against white."""
         picture = draw(RUNS[case])
         written = texts(picture)
+        assert [text.get_text() for text in written if contrast(str(text.get_color()), "white") < 4.5] == []
         boxes = [text.get_window_extent() for text in written]
         whole = picture.bbox
         for text, box in zip(written, boxes, strict=True):

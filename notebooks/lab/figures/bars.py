@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.ticker import MaxNLocator
 
 from lab.bench.result import Run, count
-from lab.figures.style import Picture, beside, panel, style
+from lab.figures.style import Picture, beside, letters, panel, style
 from lab.figures.words import in_words, listed, mode_of, percent, upper
 
 
@@ -39,7 +39,7 @@ def request_bars(
         beside(axes, text, max(run.requests, law or 0), row, color)
     axes.set(xlim=(0, longest * 1.45), ylim=(len(runs) - 0.45, -0.55), xlabel="requests", yticks=range(len(runs)))
     for label, run in zip(axes.set_yticklabels([textwrap.fill(run.label, 20) for run in runs]), runs, strict=True):
-        label.set(color=style(run.model).color, weight="bold")
+        label.set(color=letters(style(run.model).color), weight="bold")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     picture.alt = (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lab.bench.metronome import Ticks
 from lab.bench.result import FULL, LIVE, seconds
-from lab.figures.style import GREY, INK, STYLES, Picture, blank, style
+from lab.figures.style import GREY, INK, STYLES, Picture, blank, letters, style
 from lab.figures.words import upper
 
 Numbers = NDArray[np.float64]
@@ -172,7 +172,7 @@ def contents_and_beyond(
     for row, (model, inside, beyond, delay) in enumerate(rows.values()):
         axes.barh(row, inside, color="#c8c8c8", height=0.6, label="contents" if not row else None)
         axes.barh(row, beyond, left=inside, color=style(model).color, height=0.6)
-        axes.text(inside + beyond, row, f" {seconds(delay)} late", va="center", color=style(model).color)
+        axes.text(inside + beyond, row, f" {seconds(delay)} late", va="center", color=letters(style(model).color))
     axes.set_yticks(range(len(rows)), list(rows))
     most = max(inside + beyond for _, inside, beyond, _ in rows.values())
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1.25 * most))

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from numpy.typing import NDArray
 
 from lab.bench.result import Run, seconds
-from lab.figures.style import WIDTH, Picture, panel, style
+from lab.figures.style import WIDTH, Picture, letters, panel, style
 from lab.figures.words import in_words, listed, mode_of, worst
 
 Cdf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -104,6 +105,9 @@ def _label(axes: Axes, lines: Sequence[Line2D], level: float, *, right: bool) ->
     top = max(float(np.asarray(line.get_ydata(), float)[-1]) for line in lines)
     anchor = (max(places) + 0.025 if right else min(places) - 0.015, min(level, top + 6) / axes.get_ylim()[1])
     names = [str(line.get_label()) for line in lines]
-    look: dict[str, Any] = {"fontsize": SIZE, "labelcolor": "linecolor", "handlelength": 1.8, "handletextpad": 0.5}
+    look: dict[str, Any] = {"fontsize": SIZE, "handlelength": 1.8, "handletextpad": 0.5}
     look["loc"] = "center left" if right else "center right"
-    axes.add_artist(Legend(axes, list(lines), names, bbox_to_anchor=anchor, borderpad=0, **look))
+    legend = Legend(axes, list(lines), names, bbox_to_anchor=anchor, borderpad=0, **look)
+    for line, text in zip(lines, legend.get_texts(), strict=True):
+        text.set_color(letters(to_hex(line.get_color())))
+    axes.add_artist(legend)

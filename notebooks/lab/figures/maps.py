@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lab.cost.decision import Decision
 from lab.cost.measuring import Interval, Measured
 from lab.cost.requirements import Requirements
-from lab.figures.style import GREY, INK, WIDTH, Picture, blank, style
+from lab.figures.style import GREY, INK, WIDTH, Picture, blank, letters, style
 from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
@@ -282,8 +282,8 @@ def _name_region(
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.9}
     name = model.replace(" ", "\n").replace("bS", "b-\nS")
     axes.text(
-        float(columns[nearest]), y, name, color=style(model).color, ha="center", va="center", size=11, weight="bold",
-        bbox=box,
+        float(columns[nearest]), y, name, color=letters(style(model).color), ha="center", va="center", size=11,
+        weight="bold", bbox=box,
     )  # fmt: skip
 
 
@@ -295,7 +295,7 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
         beside = [other for at, other in placed if abs(at - x) < 0.3 * width]
         placed.append((x, min([y, *(other - 0.1 * height for other in beside)])))
         offset: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "annotation_clip": False}
-        axes.annotate(text, placed[-1], color=color, size=9.5, va="center", **offset)
+        axes.annotate(text, placed[-1], color=letters(color), size=9.5, va="center", **offset)
 
 
 def _range(interval: Interval, scale: float) -> str:

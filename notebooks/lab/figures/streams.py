@@ -10,7 +10,7 @@ from itertools import pairwise
 from matplotlib.patches import Rectangle
 
 from lab.bench.result import count
-from lab.figures.style import GREY, INK, Picture, blank, style
+from lab.figures.style import GREY, INK, Picture, blank, letters, style
 
 CR, LF = 0x0D, 0x0A
 ENDS = {CR: "CR", LF: "LF"}
@@ -45,7 +45,9 @@ def cut_lines(chunks: Sequence[bytes]) -> Picture:
             if byte in ENDS and not half:
                 axes.plot([begin, x + 1], [-0.18] * 2, color=look.color)
                 n += 1
-                axes.text((begin + x + 1) / 2, -0.35, f"line {n}: {line}", ha="center", va="top", color=look.color)
+                axes.text(
+                    (begin + x + 1) / 2, -0.35, f"line {n}: {line}", ha="center", va="top", color=letters(look.color)
+                )
                 line = ""
             elif not half and byte not in ENDS:
                 line += chr(byte)

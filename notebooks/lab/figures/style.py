@@ -43,6 +43,7 @@ STYLES = {
     "SSE": Style("#0f9a82", "-", "^", 7.5),
 }
 OTHER = Style("#3a3a3a", "-", "o", 6.5)
+LETTERS = {"#0f9a82": "#0b7c69"}  # where a line's colour is too pale for letters, which need 4.5:1 (WCAG 2.2, 1.4.3)
 
 LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -76,6 +77,11 @@ _display: Callable[..., object] = display  # IPython's has no types
 def style(model: str) -> Style:
     """The model's style; dark grey for anything else."""
     return STYLES.get(model, OTHER)
+
+
+def letters(color: str) -> str:
+    """What is written in a line's colour is written in this one."""
+    return LETTERS.get(color, color)
 
 
 class Picture(Figure):
@@ -144,4 +150,4 @@ def _balanced(text: str, width: int) -> str:
 def beside(axes: Axes, text: str, x: float, y: float, color: str) -> None:
     """A direct label, a little to the right of a point."""
     offset: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(text, (x, y), color=color, size=10.5, va="center", **offset)
+    axes.annotate(text, (x, y), color=letters(color), size=10.5, va="center", **offset)

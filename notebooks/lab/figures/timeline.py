@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from lab.bench.result import Request, Run, count, seconds
-from lab.figures.style import GREY, INK, OTHER, Picture, beside, panel, style
+from lab.figures.style import GREY, INK, OTHER, Picture, beside, letters, panel, style
 from lab.figures.words import in_words, listed, mode_of, worst
 
 MOST_UPDATES = 24  # in one timeline, to be told apart
@@ -89,7 +89,7 @@ def _draw_lanes(axes: Axes, run: Run, top: float, lanes: int, transit: float) ->
     axes.vlines(moments, top + 0.6, bottom - 0.5, color="#a8a8a8", linewidth=1, zorder=1)
     axes.plot(moments, [top + 0.6] * len(moments), "v", color=INK, markersize=5, zorder=2)
     axes.hlines(lane, left, right, color="#e4e4e4", linewidth=1, zorder=0)
-    axes.text(left, top + 0.1, run.label, color=look.color, size=13, weight="bold", va="center", zorder=6)
+    axes.text(left, top + 0.1, run.label, color=letters(look.color), size=13, weight="bold", va="center", zorder=6)
     beside(axes, _summary(run, lanes), right, (top + bottom) / 2, look.color)
     for client in range(lanes if lanes > 1 else 0):
         axes.text(left, lane[client], f"client {client} ", size=9, color=GREY, ha="right", va="center")
