@@ -12,7 +12,12 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "servers/README.md"]
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "servers/*.md", "notebooks/**/*.md", "notebooks/**/*.ipynb")
+    for path in ROOT.glob(pattern)
+    if "checkpoint" not in path.as_posix()
+)
 TEACHING = "notebooks/teaching/README.md"
 TWO_SCREENS = 100  # lines
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,10 +39,32 @@ def test_two_commands_on_the_first_screen() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    """Every link to a file of the repository finds it."""
-    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
-    local = [link for link in links if not link.startswith("https://")]
-    assert [link for link in local if not ((ROOT / page).parent / link.partition("#")[0]).exists()] == []
+    """Every link to a file of the repository finds it, and the heading in it."""
+    links = re.findall(r"\]\(([^)\s]+)\)", text_of(ROOT / page))
+    for link in links:
+        if not link.startswith("https://"):
+            name, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def text_of(path: Path) -> str:
+    """A page's prose, without code."""
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    else:
+        text = path.read_text(encoding="utf-8")
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link can name in a page: its headings, as Jupyter (notebooks) or GitHub (other pages) has them."""
+    found = re.findall(r"^#+ (.+)$", text_of(path), re.M)
+    if path.suffix == ".ipynb":
+        return {heading.replace(" ", "-") for heading in found} | set(re.findall(r'\bid="([^"]+)"', text_of(path)))
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in found}
 
 
 def test_it_ends_within_two_screens() -> None:
