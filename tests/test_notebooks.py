@@ -378,7 +378,7 @@ BAD: list[tuple[Rule, NotebookNode]] = [
     (describes_its_images, code("1", shown("text/html", "<img src='x.png' alt=''>"))),
     (describes_its_images, code("1", shown("text/html", "<svg></svg>"))),
     (describes_its_images, prose("![](x.png)")),
-    (tells_what_is_to_be_seen, code("1", shown("image/png", "iVBO", **{"image/png": {"alt": TOLD}}))),
+    (tells_what_is_to_be_seen, code("1", shown("image/png", "iVBO", **{"image/png": {"alt": "Two bars"}}))),
     (tells_what_is_to_be_seen, code("1", shown("text/html", "<img src='x.png' alt='Two bars'>"))),
     (tells_what_is_to_be_seen, prose("![Two bars](x.png)")),
     (
