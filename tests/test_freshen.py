@@ -1,5 +1,6 @@
 """Tests of .ci/freshen on a notebook of two cells: what has changed is said, and what does not hold is refused."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -86,6 +87,15 @@ def test_pins_are_renewed() -> None:
     new = FRESHEN["renewed"](old, ["hatchling==1.5", "httpx==0.3"])
     assert new == "# A\n# B\nhatchling==1.5\nhttpx==0.3\n# what builds the package\ntomlkit==2\n# lowest\npyee==3\n"
     assert FRESHEN["renewed"](new, ["hatchling==1.5", "httpx==0.3"]) == new
+
+
+def test_no_pin_is_lost() -> None:
+    """What is installed to be pinned has every extra that .ci/run installs."""
+    commands = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", ".ci/run")]
+    first = [re.findall(r'pip install -e "\.\[([\w,]+)\]"', text) for text in commands]
+    assert {extra for found in first for extras in found for extra in extras.split(",")} == {
+        *FRESHEN["EXTRAS"].split(",")
+    }
 
 
 def test_the_same_sentence_twice_is_two_claims() -> None:
