@@ -20,6 +20,7 @@ from lab.clients.answers import (
     ClientError,
     GaveUp,
     Refused,
+    Renewed,
     Reset,
     Unavailable,
     Update,
@@ -216,18 +217,18 @@ def test_poll_interval(value: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "meaning", "busy"),
-    [(code, Unavailable, code == 1013) for code in (1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 3000, 4000)]
-    + [(code, BadClose, False) for code in (1002, 1003, 1007, 1008, 1009, 1010)],
+    ("code", "meaning"),
+    [(code, Unavailable) for code in (1000, 1001, 1005, 1006, 1011, 1013, 1014, 3000, 4000)]
+    + [(1012, Renewed)]
+    + [(code, BadClose) for code in (1002, 1003, 1007, 1008, 1009, 1010)],
 )
-def test_close_codes(code: int, meaning: type[ClientError], busy: bool) -> None:
-    """A close for what was sent would come again; all others pass; 1013 says that the server is busy."""
+def test_close_codes(code: int, meaning: type[ClientError]) -> None:
+    """A close for what was sent would come again; 1012 is the end of a lease; all others pass."""
     for received in (True, False):  # the server's code, or what this side found wrong
         close = Close(code, "because")
         error = answers.of_close(ConnectionClosedError(close if received else None, None if received else close))
         assert type(error) is meaning
         assert f"{code} " in str(error)
-        assert getattr(error, "busy", False) == busy
 
 
 def test_no_close_frame() -> None:

@@ -37,7 +37,7 @@ async def test_a_crowd_hears_everything() -> None:
         assert all(first <= last for first, last in zip(heard.first, heard.last, strict=True))
         assert heard.server_cpu > 0
         assert heard.memory > 2**20
-    assert min(crowd.slope(found)) >= 0
+    assert min(crowd.slope(found)) > -1e-3  # a busy machine may be late for few as for many
 
 
 @on_a_loop
