@@ -415,9 +415,8 @@ def test_every_exercise_has_a_corpus() -> None:
     corpora = {corpus.name: corpus for corpus in all_corpora()}
     for name, corpus in corpora.items():
         print(f"{name:24} {len(corpus.right):3} right, however unusual  {len(corpus.wrong):3} wrong, and told why")
-        few = name in {"watchdog", "reconnect_schedule"}  # the youngest: more are to be collected
-        assert len(corpus.right) >= (1 if few else 7), name
-        assert len(corpus.wrong) >= (6 if few else 7), name
+        assert len(corpus.right) >= 7, name
+        assert len(corpus.wrong) >= 7, name
     assert set(corpora) == exercises
 
 
