@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import httpx
 import websockets
@@ -156,6 +156,7 @@ async def command(
         if process.returncode is None:
             process.kill()
         await process.wait()
+        cast(Any, process)._transport.close()  # children that outlive it for a moment hold its pipes open
 
 
 async def url_of(process: asyncio.subprocess.Process, model: str) -> str:

@@ -210,7 +210,7 @@ async def test_without_being_asked_nginx_holds_events_back_where_it_ends_tls(tmp
     app = create_app(Feed())
     with serve(app) as server, tls_before(server, tmp_path, DEAF) as url:
         async with https(url, tmp_path) as http:
-            asking = asyncio.create_task(http.send(http.build_request("GET", "/events"), stream=True))
+            asking = asyncio.create_task(http.send(http.build_request("GET", "/events?after=0"), stream=True))
             await until(lambda: app.traffic.held)
             for _ in range(3):
                 app.feed.publish("a.txt")

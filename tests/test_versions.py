@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 DIRECT = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 QUICK = runpy.run_path(str(ROOT / ".ci" / "quick"))
-WHERE_ASKED_FOR = [Requirement(name) for name in ("redis", "brotli", "playwright", "nbformat")]  # lazily
+WHERE_ASKED_FOR = [Requirement(name) for name in ("redis", "brotli", "playwright", "nbformat", "nbconvert")]  # lazily
 OURS = {"lab", "servers", "tests", "conftest"}
 
 
