@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from lab import theory
+from lab.theory import cost
 from lab.theory.long_polling import within_a_batch
 from servers.feed import Feed
 
@@ -382,3 +383,10 @@ def test_where_equal_deliveries_leave_the_choice_to_the_rest() -> None:
     assert theory.long_poll_or_push(1.0, 2.0, 2.0, rtt=0.1, kept=-1e3) == 0
     assert theory.stream_or_socket(3.0, 9.0, 2.0, 9.0) == 0
     assert theory.stream_or_socket(2.0, 9.0, 2.0, 9.0) == math.inf
+
+
+def test_a_sign_that_changes_at_0_is_found_and_no_search_is_endless() -> None:
+    """A function that is negative at 0 only has an interval too small to matter: halving never goes on for ever."""
+    ((begin, end),) = cost._negative(lambda x: np.where(x > 0, 1.0, -1.0), np.linspace(0.0, 10.0, 20))
+    assert begin == 0.0
+    assert 0.0 < end < 1e-50

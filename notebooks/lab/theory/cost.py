@@ -21,6 +21,7 @@ from servers.feed import BATCH
 
 SHORT, LONG, SOCKET, STREAM = "short polling", "long polling", "WebSocket", "SSE"
 MODELS = (SHORT, LONG, SOCKET, STREAM)
+HALVINGS = 200  # of the way from one place to the next: a root as near to 0 as 1e-60 is still told from it
 KEEP_ALIVE = 75.0  # s; how long our servers keep a connection on which nobody asks
 HOLD = 30.0  # s
 HISTORY = 10_000  # updates that a feed keeps unless told otherwise: what comes between two polls must fit
@@ -241,13 +242,14 @@ def _negative(function: Callable[[Any], Any], places: NDArray[np.float64]) -> li
     One that reaches the last place is taken to go on for ever.
     """
     below = function(places) < 0
+    at = np.flatnonzero(np.diff(below))
+    low, high = places[at], places[at + 1]
+    for _ in range(HALVINGS if len(at) else 0):  # of all roots at once
+        middle = (low + high) / 2
+        alike = (function(middle) < 0) == below[at]
+        low, high = np.where(alike, middle, low), np.where(alike, high, middle)
     ends = [0.0] if below[0] else []
-    for at in np.flatnonzero(np.diff(below)):
-        low, high = float(places[at]), float(places[at + 1])
-        while high - low > 1e-12 * high:
-            middle = (low + high) / 2
-            low, high = (middle, high) if bool(function(middle) < 0) == below[at] else (low, middle)
-        ends.append(high)
+    ends += map(float, high)
     if below[-1]:
         ends.append(math.inf)
     return list(zip(ends[::2], ends[1::2], strict=True))
