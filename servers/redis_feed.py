@@ -53,7 +53,7 @@ KEY = "updates"
 SKIP = 10**6  # numbers left out after a restart of Redis: more than it can have lost
 OUTAGE = 30.0  # seconds without Redis, after which streams end, so that clients go elsewhere
 ANSWER = 2.0  # seconds in which Redis answers, or counts as gone
-LOOK = 0.5  # seconds from one look at the log to the next, when nothing is published
+PAUSE = 0.5  # seconds from one look at the log to the next, when nothing is published
 PATIENCE = 2.0  # seconds for which a publisher asks again before it gives up
 PAGE = 500  # entries read at a time
 LARGEST = 16 * 2**20  # bytes of one entry
@@ -126,6 +126,13 @@ redis.call('DEL', KEYS[2])
 if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('RENAME', KEYS[4], KEYS[2]) end
 redis.call('HSET', KEYS[1], 'adopted', 1)
 return 'done'
+"""
+# KEYS: log, stream, files. ARGV: the entry after which to read, how many, and 'files' when they are asked for.
+LOOK = """
+local files = {}
+if ARGV[3] == 'files' then files = redis.call('HGETALL', KEYS[3]) end
+return {redis.call('HMGET', KEYS[1], 'epoch', 'last', 'next', 'adopted'),
+        redis.call('XRANGE', KEYS[2], ARGV[1], '+', 'COUNT', ARGV[2]), files}
 """
 # KEYS: holder. ARGV: a lease, milliseconds: 0 gives it back.
 RENEW = """
@@ -205,6 +212,7 @@ class RedisFeed(Feed):
         self._publish = self._redis.register_script(PUBLISH)
         self._adopt = self._redis.register_script(ADOPT)
         self._renew = self._redis.register_script(RENEW)
+        self._read = self._redis.register_script(LOOK)
         self._name, self._count = secrets.token_hex(8), 0  # of this publisher, and of its updates
         self._publishing, self._reading = threading.Lock(), threading.Lock()
         self._seq = self._next = self._adopted = 0  # of the newest update; of the one to come; looks adopted
@@ -507,21 +515,18 @@ class RedisFeed(Feed):
 
     def _look(self, after: int, *, files: bool = False) -> View:
         """What stands in Redis, and the entries after a number."""
-        while True:
-            with self._redis.pipeline(transaction=True) as together:
-                together.hmget(self._at("log"), "epoch", "last", "next", "adopted")
-                together.xrange(self.key, f"({after}-0" if after else "-", "+", PAGE)
-                if files:
-                    together.hgetall(self._at("files"))
-                (epoch, last, following, adopted), entries, *rest = together.execute()
+        keys = [self._at("log"), self.key, self._at("files")]
+        while True:  # a script and no transaction: a full Redis takes no commands into a queue
+            asked = [f"({after}-0" if after else "-", PAGE, "files" if files else ""]
+            (epoch, last, following, adopted), entries, known = self._read(keys, asked)
             if epoch is not None:
                 break
             self._redis.connection_pool.disconnect()  # whoever connects greets, and so makes the log anew
         return View(
             epoch.decode(),
             *(int(last), int(following), int(adopted or 0)),
-            [(int(name.partition(b"-")[0]), fields) for name, fields in entries],
-            {path.decode(): Known(*json.loads(known)) for path, known in rest[0].items()} if files else {},
+            [(int(name.partition(b"-")[0]), dict(pairs(fields))) for name, fields in entries],
+            {path.decode(): Known(*json.loads(about)) for path, about in pairs(known)},
         )
 
     def _follow(self) -> None:
@@ -529,7 +534,7 @@ class RedisFeed(Feed):
         since, pause = 0.0, 0.05
         while not self._closed.is_set():
             try:
-                self._waiting.xread({self.key: f"{self._seq}-0"}, count=1, block=int(1000 * LOOK))
+                self._waiting.xread({self.key: f"{self._seq}-0"}, count=1, block=int(1000 * PAUSE))
                 self.read_on()
             except redis.RedisError as error:
                 since = since or time.monotonic()
@@ -632,6 +637,11 @@ def in_the_way(path: str, others: Mapping[str, object]) -> bool:
     parts = path.split("/")
     above = any("/".join(parts[:end]) in others for end in range(1, len(parts)))
     return above or any(other.startswith(f"{path}/") for other in others)
+
+
+def pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Names and values, as a script returns them: one after the other."""
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
 def pages(files: Mapping[str, Any], size: int) -> Iterator[list[tuple[str, Any]]]:

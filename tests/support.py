@@ -59,11 +59,16 @@ def unsent(server: Server) -> int:
     return sum(connection.transport.get_write_buffer_size() for connection in connections)
 
 
-def http(server: Server, **options: Any) -> httpx.AsyncClient:
+# What the kernel may keep for a client that does not read: it would grow to tens of megabytes.
+WINDOW = (socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+
+
+def http(server: Server, limits: httpx.Limits | None = None, **options: Any) -> httpx.AsyncClient:
     """A client for one server; reading takes as long as the test allows."""
-    return httpx.AsyncClient(
-        base_url=server.url, timeout=httpx.Timeout(PATIENCE, read=None), trust_env=False, verify=False, **options
-    )
+    limits = limits or httpx.Limits()
+    transport = httpx.AsyncHTTPTransport(verify=False, trust_env=False, limits=limits, socket_options=[WINDOW])
+    timeout = httpx.Timeout(PATIENCE, read=None)
+    return httpx.AsyncClient(base_url=server.url, timeout=timeout, transport=transport, trust_env=False, **options)
 
 
 class Events:
@@ -187,7 +192,10 @@ class Raw:
     )
 
     def __init__(self, server: Server) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
+        self.socket = socket.socket()
+        self.socket.setsockopt(*WINDOW)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(("127.0.0.1", server.port))
 
     def __enter__(self) -> "Raw":
         return self

@@ -312,8 +312,7 @@ async def test_a_client_that_leaves_without_having_read_frees_its_slot(create_ap
     """Also with a full buffer between them."""
     feed = Feed()
     app = create_app(feed)
-    with serve(app) as server:
-        client = Raw(server)
+    with serve(app) as server, Raw(server) as client:
         client.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: app.traffic.held)
         for number in range(120):
