@@ -517,7 +517,7 @@ class RedisFeed(Feed):
         """What stands in Redis, and the entries after a number."""
         keys = [self._at("log"), self.key, self._at("files")]
         while True:  # a script and no transaction: a full Redis takes no commands into a queue
-            asked = [f"({after}-0" if after else "-", PAGE, "files" if files else ""]
+            asked: list[str | int] = [f"({after}-0" if after else "-", PAGE, "files" if files else ""]
             (epoch, last, following, adopted), entries, known = self._read(keys, asked)
             if epoch is not None:
                 break
