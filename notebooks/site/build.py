@@ -42,13 +42,7 @@ def build_tab(out: Path) -> None:
 COURSE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 TEACHING = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "teaching").glob("*.md"))
-MANUALS = [
-    "README.md",
-    "servers/README.md",
-    "SECURITY.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-]
+MANUALS = ["README.md", "servers/README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 OWN = "notebooks/site/"
 PAGES = {*COURSE, *SOLUTIONS, *TEACHING, *MANUALS, *(f"{OWN}{name}.md" for name in ("index", "glossary", "solutions"))}
 LINK = re.compile(r"(?<=\]\()([^)\s#]*)(#[^)\s]*)?(?=\))")
@@ -96,16 +90,10 @@ def gather(source: Path) -> None:
     for path in COURSE + SOLUTIONS:
         write(source / path, notebook(path))
     for path in TEACHING + MANUALS:
-        write(
-            source / path,
-            linked((ROOT / path).read_text(encoding="utf-8"), path),
-        )
+        write(source / path, linked((ROOT / path).read_text(encoding="utf-8"), path))
     shutil.copytree(ROOT / "notebooks" / "images", source / "notebooks" / "images")
     write(source / "index.md", first_page())
-    write(
-        source / "solutions.md",
-        (HERE / "solutions.md").read_text(encoding="utf-8") + toctree(SOLUTIONS),
-    )
+    write(source / "solutions.md", own("solutions") + toctree(SOLUTIONS))
     write(source / "glossary.md", glossary())
     for path, text in api().items():
         write(source / path, text)
@@ -130,12 +118,7 @@ def linked(text: str, path: str) -> str:
 
     Badges, which other hosts draw, are left out.
     """
-    text = re.sub(
-        r"^\[!\[.*\n|^The badges carry the placeholder.*\n",
-        "",
-        text,
-        flags=re.MULTILINE,
-    )
+    text = re.sub(r"^\[!\[.*\n|^The badges carry the placeholder.*\n", "", text, flags=re.MULTILINE)
     parts = CODE.split(text)  # every other part is code
     parts[::2] = [LINK.sub(lambda link: target(link[1], link[2] or "", path), part) for part in parts[::2]]
     return "".join(parts)
@@ -173,13 +156,7 @@ def first_page() -> str:
     table = re.search(r"^\| Notebook \|.*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)
     assert table
     tab = (
-        "\n".join(
-            [
-                "In a browser tab, with nothing to install:",
-                "",
-                *(f"- [{t}](<{a}>)" for t, a in TAB),
-            ]
-        )
+        "\n".join(["In a browser tab, with nothing to install:", "", *(f"- [{t}](<{a}>)" for t, a in TAB)])
         if TAB
         else ""
     )
@@ -187,29 +164,17 @@ def first_page() -> str:
         "FIGURE": figure,
         "TABLE": table[0],
         "TAB": tab,
-        "BINDER": binder(COURSE[0]),
+        "BINDER": f"[open the first notebook]({binder(COURSE[0])})",
     }
-    text = re.sub(
-        r"@(\w+)@",
-        lambda word: words[word[1]],
-        (HERE / "index.md").read_text(encoding="utf-8"),
-    )
+    text = re.sub(r"@(\w+)@", lambda word: words[word[1]], own("index"))
     return "".join(
         [
             text,
             toctree(COURSE, "The course", hidden=True),
             toctree(["glossary.md", "solutions.md"], "Beside it", hidden=True),
-            toctree(
-                ["README.md", "servers/README.md", *TEACHING],
-                "Manuals",
-                hidden=True,
-            ),
+            toctree(["README.md", "servers/README.md", *TEACHING], "Manuals", hidden=True),
             toctree(["api/lab.rst", "api/servers.rst"], "Reference", hidden=True),
-            toctree(
-                ["SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"],
-                "The project",
-                hidden=True,
-            ),
+            toctree(["SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"], "The project", hidden=True),
         ]
     )
 
@@ -261,13 +226,7 @@ def defined() -> dict[str, list[tuple[str, str]]]:
         cells = nbformat.read(ROOT / path, as_version=4).cells
         prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
         for line in (
-            re.findall(
-                r"^## Words\n+(.*?)(?=^## |\Z)",
-                prose,
-                re.MULTILINE | re.DOTALL,
-            )[0]
-            .strip()
-            .splitlines()
+            re.findall(r"^## Words\n+(.*?)(?=^## |\Z)", prose, re.MULTILINE | re.DOTALL)[0].strip().splitlines()
         ):
             for sentence in re.split(r"(?<=[.;]) (?=\*\*)", line.removeprefix("- ")):
                 words = re.findall(r"\*\*(.+?)\*\*", sentence)
@@ -281,12 +240,7 @@ def defined() -> dict[str, list[tuple[str, str]]]:
 
 def glossary() -> str:
     """The words of all notebooks in the order of the alphabet, each with where it is explained."""
-    lines = [
-        "# Glossary",
-        "",
-        (HERE / "glossary.md").read_text(encoding="utf-8"),
-        "```{glossary}",
-    ]
+    lines = [own("glossary"), "```{glossary}"]
     for word, sayings in sorted(defined().items(), key=lambda item: item[0].lower()):
         lines.append(word)
         for number, (said, path) in enumerate(sayings):
@@ -334,10 +288,7 @@ def main(arguments: list[str]) -> int:
     try:
         build(Path(arguments[0]).resolve())
     except ImportError as missing:
-        print(
-            f"{missing}: install the extra `site`: pip install -e '.[site]'",
-            file=sys.stderr,
-        )
+        print(f"{missing}: install the extra `site`: pip install -e '.[site]'", file=sys.stderr)
         return 1
     except SiteError as failed:
         print(failed, file=sys.stderr)

@@ -11,12 +11,7 @@ project = "Push and pull, measured"
 author = "the course's authors"
 html_title = project
 language = "en"
-extensions = [
-    "myst_nb",
-    "sphinx_copybutton",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.viewcode",
-]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 smartquotes = False  # the prose says what it means, and code is copied out of it
 
 # notebooks: as they are stored
@@ -47,14 +42,7 @@ pygments_dark_style = "a11y-high-contrast-dark"
 copybutton_exclude = ".linenos, .gp, .go"
 
 
-def plain(
-    app: Sphinx,
-    what: str,
-    name: str,
-    thing: Any,
-    options: Any,
-    lines: list[str],
-) -> None:
+def plain(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Make reStructuredText of a docstring in free prose: paragraphs, lists, and drawings as they are drawn."""
     blocks = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
     lines[:] = "\n\n".join(drawn(block) if is_drawing(block) else prose(block) for block in blocks).split("\n")
