@@ -12,6 +12,7 @@ author = "the course's authors"
 html_title = project
 language = "en"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+highlight_language = "none"
 smartquotes = False  # the prose says what it means, and code is copied out of it
 
 # notebooks: as they are stored
@@ -27,7 +28,6 @@ myst_links_external_new_tab = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
-python_maximum_signature_line_length = 80
 add_module_names = False
 toc_object_entries = False  # the page of a module lists its names itself
 
@@ -36,6 +36,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
+html_favicon = "../../servers/pages/icon.svg"
 html_show_sphinx = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
