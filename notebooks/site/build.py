@@ -59,12 +59,14 @@ def build(out: Path) -> None:
 
     Raises SiteError if something else is in `out`, or if Sphinx warns of anything.
     """
-    from sphinx.application import Sphinx
-    from sphinx.errors import SphinxError
-    from sphinx.util.console import nocolor
-
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists())):
         raise SiteError(f"{out} is there, and is no site: name another folder")
+    try:
+        from sphinx.application import Sphinx
+        from sphinx.errors import SphinxError
+        from sphinx.util.console import nocolor
+    except ModuleNotFoundError as missing:
+        raise SiteError(f"{missing}; the extra `site` has it: pip install -e '.[site]'") from missing
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "source"), Path(folder, "site")
         gather(source)
@@ -80,7 +82,7 @@ def build(out: Path) -> None:
         for path in COURSE + SOLUTIONS:  # as they are in the repository, to be downloaded
             shutil.copy(ROOT / path, made / path)
         for page in made.rglob("*.html"):
-            write(page, mended(page.read_text(encoding="utf-8")))
+            write(page, mended(page.read_text(encoding="utf-8"), page.parent))
         build_tab(made)
         if out.exists():
             shutil.rmtree(out)
@@ -101,13 +103,23 @@ def gather(source: Path) -> None:
         write(source / path, text)
 
 
-def mended(page: str) -> str:
-    """A page of Sphinx's for those who hear it: roles, names and levels that the theme and the notebooks leave out."""
+def mended(page: str, folder: Path) -> str:
+    """A page of Sphinx's, in `folder`, with what the theme and the notebooks leave out.
+
+    For those who hear it: roles, names and levels. For a slow line: how large a figure will be, and that it can wait.
+    """
     page = page.replace('role="heading">', 'role="heading" aria-level="2">')
     page = page.replace('<aside class="sidebar-drawer"', '<aside class="sidebar-drawer" aria-label="All pages"')
     page = page.replace('<aside class="toc-drawer', '<aside aria-label="On this page" class="toc-drawer')
     page = page.replace('<div id="search-results">', '<h1>Search</h1>\n<div id="search-results">')
-    return re.sub(r"<th\b([^>]*)>(?:<p></p>)?</th>", r"<td\1></td>", page)  # the corner of a table heads nothing
+    page = re.sub(r"<th\b[^>]*>(?:<p></p>)?</th>", "<td></td>", page)  # the corner of a table heads nothing
+
+    def sized(image: re.Match[str]) -> str:
+        head = (folder / image[1]).read_bytes()[:24]
+        width, height = (int.from_bytes(head[at : at + 4]) for at in (16, 20))
+        return f'{image[0]} width="{width}" height="{height}" loading="lazy"'
+
+    return re.sub(r'<img alt="[^"]*" src="([^":]+\.png)"', sized, page)
 
 
 def write(path: Path, text: str) -> None:
@@ -298,9 +310,6 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         build(Path(arguments[0]).resolve())
-    except ImportError as missing:
-        print(f"{missing}: install the extra `site`: pip install -e '.[site]'", file=sys.stderr)
-        return 1
     except SiteError as failed:
         print(failed, file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 // What can be moved sideways must be reachable by keyboard: a long line of code, a wide table, a figure on a phone.
 
-const BOXES = "article pre, article .table-wrapper, article .cell_output > .output";
+const BOXES = "article pre, article .table-wrapper, article .cell_output > .output, article .cell_output:has(> img)";
 
 function reachable() {
   for (const box of document.querySelectorAll(BOXES)) {
