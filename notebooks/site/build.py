@@ -242,22 +242,22 @@ def described(cell: Any) -> None:
 
 
 def defined() -> dict[str, list[tuple[str, str]]]:
-    """Every word of the notebooks' lists of words: what is said of it, and the notebook that says it."""
+    """Every word of the notebooks' lists of words: what is said of it, and the notebook that says it.
+
+    Words that share a line explain each other: each has the whole line.
+    """
     found = defaultdict[str, list[tuple[str, str]]](list)
     spelling = dict[str, str]()
     for path in COURSE:
         cells = nbformat.read(ROOT / path, as_version=4).cells
         prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        for line in (
-            re.findall(r"^## Words\n+(.*?)(?=^## |\Z)", prose, re.MULTILINE | re.DOTALL)[0].strip().splitlines()
-        ):
-            for sentence in re.split(r"(?<=[.;]) (?=\*\*)", line.removeprefix("- ")):
-                words = re.findall(r"\*\*(.+?)\*\*", sentence)
-                alone = re.match(r"\*\*[^*]+\*\*: (.+)", sentence)
-                said = alone[1] if alone else sentence if ":" in sentence else line.removeprefix("- ")
-                for word in words:
-                    word = spelling.setdefault(word.strip("`").lower(), word.strip("`"))
-                    found[word].append((said.rstrip(";"), path))
+        [lines] = re.findall(r"^## Words\n+(.*?)(?=^## |\Z)", prose, re.MULTILINE | re.DOTALL)
+        for line in lines.strip().splitlines():
+            words = re.findall(r"\*\*(.+?)\*\*", line)
+            alone = re.fullmatch(r"- \*\*[^*]+\*\*: (.+)", line) if len(words) == 1 else None
+            for word in words:
+                spelled = spelling.setdefault(word.strip("`").lower(), word.strip("`"))
+                found[spelled].append((alone[1] if alone else line.removeprefix("- "), path))
     return found
 
 
