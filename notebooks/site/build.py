@@ -112,6 +112,10 @@ def mended(page: str, folder: Path) -> str:
     page = page.replace('<aside class="sidebar-drawer"', '<aside class="sidebar-drawer" aria-label="All pages"')
     page = page.replace('<aside class="toc-drawer', '<aside aria-label="On this page" class="toc-drawer')
     page = page.replace('<div id="search-results">', '<h1>Search</h1>\n<div id="search-results">')
+    sources = r"(?<=<h1>All modules for which code is available</h1>\n)(.*?)(?=\n\s*</article>)"
+    page = re.sub(
+        sources, lambda lists: f"<ul>{re.sub('</?ul>', '', lists[1])}</ul>", page, flags=re.DOTALL
+    )  # one list
     page = re.sub(r"<th\b[^>]*>(?:<p></p>)?</th>", "<td></td>", page)  # the corner of a table heads nothing
 
     def sized(image: re.Match[str]) -> str:

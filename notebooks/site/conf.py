@@ -12,7 +12,7 @@ author = "the course's authors"
 html_title = project
 language = "en"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-highlight_language = "none"
+highlight_language = "text"  # unless said otherwise; sources are Python
 smartquotes = False  # the prose says what it means, and code is copied out of it
 
 # notebooks: as they are stored
@@ -36,6 +36,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_copy_source = False
+html_use_index = html_domain_indices = False  # the search has all names
 html_show_search_summary = False  # it would fetch every page that is found
 html_favicon = "../../servers/pages/icon.svg"
 html_show_sphinx = False
@@ -81,6 +82,22 @@ def unambiguous(app: Sphinx, tree: nodes.document) -> None:
             link.replace_self(link.children)
 
 
+def source(app: Sphinx, module: str) -> tuple[str, dict[str, Any]] | None:
+    """Nothing of other people's sources (what is made by functools has its own); ours Sphinx finds by itself."""
+    return None if is_ours(module) else ("", {})
+
+
+def is_ours(module: str) -> bool:
+    return module.partition(".")[0] in ("lab", "servers")
+
+
+def only_ours(app: Sphinx, env: Any) -> None:
+    """Leave out the empty pages of other people's sources."""
+    env._viewcode_modules = {module: found for module, found in env._viewcode_modules.items() if is_ours(module)}
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("viewcode-find-source", source)
+    app.connect("env-updated", only_ours)
     app.connect("doctree-read", unambiguous)
     app.connect("autodoc-process-docstring", plain)
