@@ -6,8 +6,8 @@
 
     python notebooks/site/build.py OUT
 
-Notebooks are shown with their stored outputs and never run. Nothing is written into the repository. Needs the extra
-`site`, and no network.
+Notebooks are shown with their stored outputs and never run. Nothing is written into the repository, but for what
+tab/build.py fetches, once, into its folder `build`: but for that no network is needed. Needs the extra `site`, and npm.
 """
 
 import importlib
@@ -15,6 +15,7 @@ import os
 import pkgutil
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -30,13 +31,22 @@ ROOT = HERE.parent.parent
 ADDRESS: str = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 MARK = ".buildinfo"  # Sphinx leaves it in a site: what has it may be replaced
 
-# HOOK: the pages "the real servers in a browser tab", title and address. Who builds them writes them below OUT/tab/, in
-# `build_tab`; each that is listed here has a link on the first page, and tests/test_site.py asks for its file.
-TAB: list[tuple[str, str]] = []  # ("Server-Sent Events", "tab/index.html?model=sse"), ...
+OWNER, NAME = ADDRESS.rsplit("/", 2)[1:]
+PUBLIC = f"https://{OWNER}.github.io/{NAME}/"  # where the site will be: what notebooks link to, wherever they are read
+TAB = [  # the course's servers in a browser tab; tab/build.py makes these pages
+    ("Four models on one feed", "tab/four-models.html"),
+    ("Short polling", "tab/short-polling.html"),
+    ("Long polling", "tab/long-polling.html"),
+    ("WebSocket", "tab/websocket.html"),
+    ("Server-Sent Events", "tab/sse.html"),
+]
 
 
 def build_tab(out: Path) -> None:
-    """Write the pages of TAB below `out`/tab. Nothing yet."""
+    """Write the pages of TAB below `out`/tab. Raises SiteError."""
+    done = subprocess.run([sys.executable, str(HERE / "tab" / "build.py"), str(out / "tab")], stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise SiteError("the pages for a browser tab could not be built: see above")
 
 
 COURSE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -82,7 +92,7 @@ def build(out: Path) -> None:
         for path in COURSE + SOLUTIONS:  # as they are in the repository, to be downloaded
             shutil.copy(ROOT / path, made / path)
         for page in made.rglob("*.html"):
-            write(page, mended(page.read_text(encoding="utf-8"), page.parent))
+            write(page, mended(page.read_text(encoding="utf-8"), page.parent, made))
         build_tab(made)
         if out.exists():
             shutil.rmtree(out)
@@ -103,11 +113,12 @@ def gather(source: Path) -> None:
         write(source / path, text)
 
 
-def mended(page: str, folder: Path) -> str:
-    """A page of Sphinx's, in `folder`, with what the theme and the notebooks leave out.
+def mended(page: str, folder: Path, site: Path) -> str:
+    """A page of Sphinx's, in `folder` of the `site`, with what the theme and the notebooks leave out.
 
     For those who hear it: roles, names and levels. For a slow line: how large a figure will be, and that it can wait.
     """
+    page = page.replace(f'href="{PUBLIC}', f'href="{os.path.relpath(site, folder)}/')  # to itself, wherever it is
     page = page.replace('role="heading">', 'role="heading" aria-level="2">')
     page = page.replace('<aside class="sidebar-drawer"', '<aside class="sidebar-drawer" aria-label="All pages"')
     page = page.replace('<aside class="toc-drawer', '<aside aria-label="On this page" class="toc-drawer')
@@ -183,7 +194,7 @@ def first_page() -> str:
     table = re.search(r"^\| Notebook \|.*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)
     assert table
     tab = (
-        "\n".join(["In a browser tab, with nothing to install:", "", *(f"- [{t}](<{a}>)" for t, a in TAB)])
+        "\n".join(["In a browser tab, with nothing to install:", "", *(f"- [{t}](<{PUBLIC}{a}>)" for t, a in TAB)])
         if TAB
         else ""
     )

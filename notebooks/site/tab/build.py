@@ -26,6 +26,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from filelock import FileLock
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent.parent
 DOWNLOADS = ROOT / "build" / "tab"
@@ -93,6 +95,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("out", nargs="?", type=Path, help="the folder to fill")
     parser.add_argument("--renew", action="store_true", help="write requirements.txt anew")
     options = parser.parse_args(arguments)
+    DOWNLOADS.mkdir(parents=True, exist_ok=True)
     if options.renew:
         renew()
     if options.out:
@@ -102,6 +105,12 @@ def main(arguments: list[str]) -> int:
 
 def build(out: Path) -> float:
     """Fill a folder; return how much of it (MB) travels to a browser that visits, compressed."""
+    with FileLock(DOWNLOADS / "lock"):  # another build may be under way
+        return filled_folder(out)
+
+
+def filled_folder(out: Path) -> float:
+    """As `build`, alone."""
     parts: dict[str, bytes] = {name: (HERE / name).read_bytes() for name in ("tab.js", "worker.js", "tab.css")}
     parts |= {name: (ROOT / "servers" / "pages" / name).read_bytes() for name in ("live.css", "icon.svg")}
     archive, runtime = course(), f"pyodide-{PYODIDE}"
