@@ -52,7 +52,7 @@ def build_tab(out: Path) -> None:
 COURSE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 TEACHING = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "teaching").glob("*.md"))
-MANUALS = ["README.md", "servers/README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+MANUALS = ["README.md", "notebooks/README.md", "servers/README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 OWN = "notebooks/site/"
 PAGES = {*COURSE, *SOLUTIONS, *TEACHING, *MANUALS, *(f"{OWN}{name}.md" for name in ("index", "glossary", "solutions"))}
 LINK = re.compile(r"(?<=\]\()([^)\s#]*)(#[^)\s]*)?(?=\))")
@@ -210,7 +210,11 @@ def first_page() -> str:
             text,
             toctree(COURSE, "The course", hidden=True),
             toctree(["glossary.md", "solutions.md"], "Beside it", hidden=True),
-            toctree(["Install and begin <README.md>", "servers/README.md", *TEACHING], "Manuals", hidden=True),
+            toctree(
+                ["Install and begin <README.md>", "notebooks/README.md", "servers/README.md", *TEACHING],
+                "Manuals",
+                hidden=True,
+            ),
             toctree(["api/lab.rst", "api/servers.rst"], "Reference", hidden=True),
             toctree(["SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"], "The project", hidden=True),
         ]
