@@ -19,7 +19,8 @@ from pathlib import Path
 
 import watchfiles
 
-from servers.tree import Place, Tree
+from servers.places import Place
+from servers.tree import Tree
 
 GATHER = 0.01  # seconds after the first hint in which others may join it
 AGAIN = 30.0  # seconds until a library that has failed is asked again

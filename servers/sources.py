@@ -22,10 +22,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from servers.feed import Change, Feed
+from servers.hashing import FRESH, Abandoned, File
 from servers.hints import Hints, hints_of
 from servers.index import Index
 from servers.limits import check_finite, check_whole
-from servers.tree import FRESH, Abandoned, Edit, File, Replaced, Tree
+from servers.tree import Edit, Replaced, Tree
 
 RESCAN = 60.0  # seconds from one sweep of everything to the next, at least: hints say what has changed
 SHARE = 0.005  # of a core that sweeps take

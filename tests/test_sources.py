@@ -29,11 +29,13 @@ from servers import file_updates, hints, sources
 from servers import models as course
 from servers.background import serve
 from servers.feed import Batch, Feed
+from servers.hashing import LARGE, File
 from servers.index import Index
 from servers.models import COMPOSED, MODELS
+from servers.places import Place
 from servers.service import Closing
 from servers.sources import play, synthetic_edits, watch
-from servers.tree import LARGE, Edit, File, Place, Tree
+from servers.tree import Edit, Tree
 from tests.support import SENTENCE, until
 from tests.support_feed import read_until
 from tests.support_tree import LIMIT, NOBODY, State, a_directory, apply, do, in_bytes, known, state, unprivileged

@@ -10,6 +10,7 @@ as lines were appended, and all of it at the end. Exit status 1 if it is not.
 import argparse
 import asyncio
 import contextlib
+import filecmp
 import os
 import statistics
 import sys
@@ -64,6 +65,19 @@ async def program(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
         await reading
 
 
+def healthy(url: str) -> None:
+    """Return when the server has looked at its directory."""
+    while httpx.get(f"{url}/healthz", trust_env=False).status_code != 200:
+        time.sleep(0.2)
+
+
+def same(log: Path, copy: Path, until: float) -> bool:
+    """Whether the copy is the log, by then."""
+    while copy.stat().st_size != log.stat().st_size and time.monotonic() < until:
+        time.sleep(0.1)
+    return filecmp.cmp(log, copy, shallow=False)
+
+
 def look(copy: Path, base: int, appender: Appender, wrong: list[str]) -> int:
     """How many whole lines have come; what is not as it was is noted."""
     with copy.open("rb") as file:
@@ -85,8 +99,7 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
     base = log.stat().st_size
     async with program("servers", "file-updates", "--watch", str(log.parent), "--port", "0") as (server, said):
         url = said.split(" at ")[1].split()[0]
-        while httpx.get(f"{url}/healthz", trust_env=False).status_code != 200:
-            await asyncio.sleep(0.2)
+        await asyncio.to_thread(healthy, url)
         with Wire(url) as wire:
             async with program("lab.mirror", wire.url, str(copy.parent)) as (mirror, _):
                 both = [psutil.Process(each.pid) for each in (server, mirror)]
@@ -94,11 +107,12 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
                 moved, appender, behind = wire.bytes["down"], Appender(log, options.rate), list[float]()
                 appender.start()
                 end = time.monotonic() + options.seconds
-                last, lines = -1, 0
+                last, lines = (0, 0), 0
                 while (now := time.monotonic()) < end:
                     status = copy.stat()
-                    if status.st_ino != last:
-                        last, lines = status.st_ino, await asyncio.to_thread(look, copy, base, appender, wrong)
+                    if (status.st_ino, status.st_size) != last:
+                        last = status.st_ino, status.st_size
+                        lines = await asyncio.to_thread(look, copy, base, appender, wrong)
                     times = appender.times
                     behind.append(now - times[lines] if lines < len(times) else 0.0)
                     await asyncio.sleep(LOOK)
@@ -106,9 +120,7 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
                 appender.join()
                 after = [(sum(each.cpu_times()[:2]), each.io_counters().write_bytes) for each in both]
                 moved = wire.bytes["down"] - moved
-                while copy.stat().st_size != log.stat().st_size and time.monotonic() < end + 60:
-                    await asyncio.sleep(0.1)
-                if await asyncio.to_thread(os.system, f"cmp '{log}' '{copy}'"):
+                if not await asyncio.to_thread(same, log, copy, end + 60):
                     wrong.append("at the end it is not the same")
     cpu = [(a[0] - b[0]) / options.seconds for a, b in zip(after, before, strict=True)]
     disk = after[1][1] - before[1][1]

@@ -19,7 +19,8 @@ from lab.mirror.part import Part, dress
 from lab.mirror.places import Directory, Walk
 from lab.mirror.shelf import Shelf
 from lab.mirror.state import Stat, State
-from servers.tree import CHUNK, READ, identity
+from servers.hashing import CHUNK
+from servers.places import READ, identity
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 

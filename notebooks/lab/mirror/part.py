@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from lab.mirror.names import Version
 from lab.mirror.places import Directory
-from servers.tree import CHUNK
+from servers.hashing import CHUNK
 
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 

@@ -8,7 +8,8 @@ from typing import BinaryIO
 from lab.mirror.names import Version
 from lab.mirror.part import Part
 from lab.mirror.state import Stat
-from servers.tree import CHUNK, Abandoned, identity, open_below
+from servers.hashing import CHUNK, Abandoned
+from servers.places import identity, open_below
 
 
 class Reading:
