@@ -882,10 +882,9 @@ def large(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_of_a_file_that_grows_only_what_has_come_is_read(large: Path, directory: Path) -> None:
-    """Each time it has the hash of all its bytes, and what was read is what was appended, and its two ends."""
+    """From the first look on it has the hash of all its bytes, and what was appended is read, and its two ends."""
     tree = Tree(directory)
     tree.apart = []
-    hashed(tree, "log")
     for number in range(20):
         content = append(large, b"line %d\n" % number)
         assert tree.look(["log"]) == []
@@ -930,6 +929,22 @@ def test_a_change_in_the_middle_of_a_file_that_grows_is_found_when_it_is_verifie
     result = hashed(tree, "log")
     assert result is not None
     assert result.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_goes_on_being_hashed_while_it_is_verified(large: Path, directory: Path) -> None:
+    """What has come is known before all of it has been read; and then it is believed to have only grown again."""
+    tree = Tree(directory)
+    tree.apart = []
+    content = append(large, b"a line")
+    verifying = tree.verifying("log")
+    assert next(verifying) is None
+    result = hashed(tree, "log")
+    assert result is not None
+    assert result.sha256 == hashlib.sha256(content).hexdigest()
+    before = tree.sure_at("log")
+    assert [*verifying][-1] is True
+    assert tree.sure_at("log") > before
+    assert [*tree.verifying("log")][-1] is True
 
 
 def test_a_file_that_has_grown_since_is_opened_as_it_was_known(large: Path, directory: Path) -> None:

@@ -96,6 +96,7 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
     with log.open("wb") as file:
         for _ in range(options.size // 1_000_000):
             file.write(os.urandom(1_000_000))
+    os.sync()  # a log that has been there for a while
     base = log.stat().st_size
     async with program("servers", "file-updates", "--watch", str(log.parent), "--port", "0") as (server, said):
         url = said.split(" at ")[1].split()[0]
@@ -105,6 +106,7 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
                 both = [psutil.Process(each.pid) for each in (server, mirror)]
                 before = [(sum(each.cpu_times()[:2]), each.io_counters().write_bytes) for each in both]
                 moved, appender, behind = wire.bytes["down"], Appender(log, options.rate), list[float]()
+                await asyncio.to_thread(os.sync)
                 appender.start()
                 end = time.monotonic() + options.seconds
                 last, lines = (0, 0), 0
@@ -123,10 +125,11 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
                 if not await asyncio.to_thread(same, log, copy, end + 60):
                     wrong.append("at the end it is not the same")
     cpu = [(a[0] - b[0]) / options.seconds for a, b in zip(after, before, strict=True)]
-    disk = after[1][1] - before[1][1]
+    disk, half = after[1][1] - before[1][1], len(behind) // 2
     print(
         f"{base / 1e6:,.0f} MB, {options.rate:g} lines a second for {options.seconds:g} s: behind by "
-        f"{statistics.median(behind):.2f} s at the median, {max(behind):.2f} s at most; {moved:,} bytes moved for "
+        f"{statistics.median(behind):.2f} s at the median, {max(behind):.2f} s at most, {max(behind[half:]):.2f} s in the "
+        f"second half; {moved:,} bytes moved for "
         f"{LINE * len(appender.times):,} appended; the mirror had {disk / 1e6:,.0f} MB written; server "
         f"{100 * cpu[0]:.0f} %, mirror {100 * cpu[1]:.0f} % of a core; {len(behind):,} looks",
         flush=True,

@@ -9,13 +9,14 @@ is touched.
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import stat
 from collections.abc import Iterator
 
 from lab.mirror.names import PRIVATE, Version
-from lab.mirror.part import Part, dress
+from lab.mirror.part import Earlier, Part, dress
 from lab.mirror.places import Directory, Walk
 from lab.mirror.shelf import Shelf
 from lab.mirror.state import Stat, State
@@ -66,12 +67,35 @@ class Files:
         finally:
             self.drop(part)
 
+    def keep(self, path: str) -> str | None:
+        """Give what stands at a path a name out of sight, too, before it is replaced; None if it is not what it was."""
+        name = f"part-{next(self._numbers)}"
+        with contextlib.suppress(OSError):  # no links here: nothing is lost
+            directory = self._enter(path, make=False)
+            if directory and self._untouched(path, directory):
+                directory.link(_last(path), self._own, name)
+                self._stale[path] = None
+                return name
+        return None
+
+    def earlier(self, name: str, digest: "hashlib._Hash") -> Earlier:
+        """What was kept, once its own path is another file's. Raises OSError."""
+        return Earlier(name, identity(self._own.stat(name)), digest)
+
+    def again(self, earlier: Earlier) -> Part:
+        """What was kept, as a part. Raises OSError if it is not the mirror's alone."""
+        return Part.again(self._own, earlier)
+
+    def let_go(self, name: str) -> None:
+        """Remove what was kept."""
+        with contextlib.suppress(FileNotFoundError):
+            self._own.unlink(name)
+
     def drop(self, part: Part) -> None:
         """Remove a part, if it has not been placed."""
         with contextlib.suppress(OSError):  # of a full disk
             part.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._own.unlink(part.name)
+        self.let_go(part.name)
 
     def place(self, part: Part, path: str, version: Version | None = None) -> None:
         """Rename a finished part to its path. Raises OSError."""
