@@ -128,8 +128,8 @@ async def measure(place: Path, options: argparse.Namespace) -> bool:
     disk, half = after[1][1] - before[1][1], len(behind) // 2
     print(
         f"{base / 1e6:,.0f} MB, {options.rate:g} lines a second for {options.seconds:g} s: behind by "
-        f"{statistics.median(behind):.2f} s at the median, {max(behind):.2f} s at most, {max(behind[half:]):.2f} s in the "
-        f"second half; {moved:,} bytes moved for "
+        f"{statistics.median(behind):.2f} s at the median, {max(behind):.2f} s at most, {max(behind[half:]):.2f} s in "
+        f"the second half; {moved:,} bytes moved for "
         f"{LINE * len(appender.times):,} appended; the mirror had {disk / 1e6:,.0f} MB written; server "
         f"{100 * cpu[0]:.0f} %, mirror {100 * cpu[1]:.0f} % of a core; {len(behind):,} looks",
         flush=True,
