@@ -204,6 +204,21 @@ async def test_a_deletion_waits_for_what_came_before_it(net: Net, tmp_path: Path
         assert set(files(tmp_path / "copy")) == set(names)
 
 
+def test_a_file_takes_the_place_of_directories_that_a_kill_left_empty(tmp_path: Path) -> None:
+    """Whatever was not pruned holds nothing, and gives way; what others put there does not."""
+    version = Version(5, sha(b"alpha"))
+    for name in ("copy/a/b/c", "copy/a/d", "copy/x/y"):
+        (tmp_path / name).mkdir(parents=True)
+    write(tmp_path, "copy/x/other", "another's")
+    with Copy(tmp_path / "copy", adopt=True) as copy:
+        copy.state.expect_all(dict.fromkeys(("a", "x"), version), "e-0")
+        for path in ("a", "x"):
+            with copy.part() as part, contextlib.nullcontext() if path == "a" else pytest.raises(IsADirectoryError):
+                part.write(b"alpha")
+                copy.place(part, path)
+    assert files(tmp_path / "copy") == {"a": sha(b"alpha"), "x/other": sha(b"another's")}
+
+
 # Files that grow, and links that break
 
 
