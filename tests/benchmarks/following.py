@@ -22,9 +22,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
+from lab.bench import NameReader
 from lab.proxies.wire import Wire
 from tests.benchmarks.fan_out import free_port
-from tests.benchmarks.first_copy import fill, running, wait_for
+from tests.benchmarks.first_copy import cpu_of, fill, running, wait_for
 
 PATIENCE = 60  # s
 TRIP = 0.05  # s
@@ -55,28 +58,6 @@ class Follower:
         self.process.terminate()
         self.process.wait()
         self.reading.join()
-
-
-class Reader(threading.Thread):
-    """Looks all the time at two directories: the fewest names that were in either, and how often it looked."""
-
-    def __init__(self, old: Path, new: Path) -> None:
-        super().__init__(daemon=True)
-        self.old, self.new, self.over = old, new, threading.Event()
-        self.fewest, self.looks = sys.maxsize, 0
-
-    def names(self, top: Path) -> set[str]:
-        """The names of files below."""
-        found = set[str]()
-        for here, _, names in os.walk(top):
-            found |= {f"{here.removeprefix(str(top))}/{name}" for name in names}
-        return found
-
-    def run(self) -> None:
-        """Until it is over; the old place is looked at first: what moves on is in the new one later."""
-        while not self.over.is_set():
-            self.fewest = min(self.fewest, len(self.names(self.old) | self.names(self.new)))
-            self.looks += 1
 
 
 def differs(one: Path, other: Path) -> bool:
@@ -136,8 +117,8 @@ def level(directory: Path, copy: Path, begun: float) -> float:
 
 
 @contextlib.contextmanager
-def served(directory: Path) -> Iterator[tuple[str, str]]:
-    """The addresses at which file-updates and rsync's daemon have a directory."""
+def served(directory: Path) -> Iterator[tuple[str, str, psutil.Process, psutil.Process]]:
+    """The addresses at which file-updates and rsync's daemon have a directory, and their processes."""
     (config := directory.with_name("rsyncd.conf")).write_text(
         f"use chroot = no\nreverse lookup = no\n[m]\npath = {directory}\nread only = yes\n"
         + ("uid = root\ngid = root\n" if os.geteuid() == 0 else "")
@@ -145,49 +126,53 @@ def served(directory: Path) -> Iterator[tuple[str, str]]:
     ports = free_port(), free_port()
     command = (sys.executable, "-m", "servers", "file-updates", "--watch", directory, "--port", ports[0])
     daemon = ("rsync", "--daemon", "--no-detach", f"--port={ports[1]}", f"--config={config}")
-    with running(*command, "--ignore", ".git"), running(*daemon):
+    with running(*command, "--ignore", ".git") as server, running(*daemon) as other:
         for port in ports:
             wait_for(port)
-        yield f"http://127.0.0.1:{ports[0]}", f"rsync://127.0.0.1:{ports[1]}/m/"
+        yield f"http://127.0.0.1:{ports[0]}", f"rsync://127.0.0.1:{ports[1]}/m/", server, other
 
 
 def compare(place: Path, change: Callable[[int], None], rounds: int, moved: tuple[str, str] | None = None) -> None:
-    """Change a directory some times; one line for each, and the ratio."""
+    """Change a directory some times; one line for each, and the ratios; once more under a reader's eyes if it moves."""
     directory, copy, other = place / "watched", place / "copy", place / "other"
-    took: dict[str, list[float]] = {"mirror": [], "rsync": []}
-    with served(directory) as (url, module):
+    took, cpu = (dict[str, list[float]](mirror=[], rsync=[]) for _ in range(2))
+    with served(directory) as (url, module, server, daemon):
         sync = ["rsync", "-a", "--delete", "--exclude=.git", module, f"{other}/"]
         subprocess.run(sync, check=True)
         follower = Follower(url, copy)
+        both = server, psutil.Process(follower.process.pid)
         try:
             level(directory, copy, 0.0)
-            os.sync()
             for number in range(rounds):
-                before, names = follower.fetched(), [copy / name for name in moved or ()]
-                reader = Reader(*(names if number % 2 == 0 else names[::-1])) if moved else None
-                if reader:
-                    reader.start()
+                os.sync()
+                fetched, before = follower.fetched(), sum(map(cpu_of, both))
                 change(number)
-                begun = time.monotonic()
-                took["mirror"].append(level(directory, copy, begun))
-                seen = ""
-                if reader:
-                    reader.over.set()
-                    reader.join()
-                    seen = f"; a reader saw {reader.fewest:,} names at least, in {reader.looks} looks"
-                begun = time.monotonic()
+                took["mirror"].append(level(directory, copy, time.monotonic()))
+                cpu["mirror"].append(sum(map(cpu_of, both)) - before)
+                here = psutil.Process().cpu_times()
+                begun, before = time.monotonic(), cpu_of(daemon) + here.children_user + here.children_system
                 subprocess.run(sync, check=True)
                 took["rsync"].append(time.monotonic() - begun)
+                time.sleep(0.3)  # until the daemon has waited for its child
+                here = psutil.Process().cpu_times()
+                cpu["rsync"].append(cpu_of(daemon) + here.children_user + here.children_system - before)
                 print(
-                    f"  {took['mirror'][-1]:.2f} s to rsync's {took['rsync'][-1]:.2f} s, "
-                    f"{follower.fetched() - before:,} fetched{seen}",
+                    f"  {took['mirror'][-1]:.2f} s to rsync's {took['rsync'][-1]:.2f} s, CPU of both ends "
+                    f"{cpu['mirror'][-1]:.2f} s to {cpu['rsync'][-1]:.2f} s, {follower.fetched() - fetched:,} fetched",
                     flush=True,
                 )
+            if moved:
+                names = [copy / name for name in moved]
+                with NameReader(*(names if rounds % 2 == 0 else names[::-1])) as reader:
+                    change(rounds)
+                    level(directory, copy, 0.0)
+                print(f"  a reader saw {reader.fewest:,} names at least, in {reader.looks} looks")
         finally:
             follower.stop()
     subprocess.run(["diff", "-r", "--exclude=.git", "--exclude=.mirror", directory, copy], check=True)
-    ours, theirs = (statistics.median(each) for each in took.values())
-    print(f"  {ours / theirs:.2f} times rsync's", flush=True)
+    for what, seconds in (("wall clock", took), ("CPU", cpu)):
+        ours, theirs = (statistics.median(each) for each in seconds.values())
+        print(f"  {what}: {ours / theirs:.2f} times rsync's", flush=True)
 
 
 def checkout(place: Path, options: argparse.Namespace) -> None:
@@ -229,7 +214,7 @@ def parallel(place: Path, options: argparse.Namespace) -> None:
     for number in range(40):
         (directory / f"{number}").write_bytes(random.Random(number).randbytes(ALONE))
     print(f"40 files of {ALONE:,} bytes over a round trip of {1e3 * TRIP:.0f} ms")
-    with served(directory) as (url, _), Wire(url, delay=TRIP / 2) as wire:
+    with served(directory) as (url, *_), Wire(url, delay=TRIP / 2) as wire:
         for at_once in (1, 2, 4, 8, 16):
             copy, begun = place / "copy", time.monotonic()
             command = [sys.executable, "-m", "lab.mirror", wire.url, str(copy), "--once", "--parallel", str(at_once)]
