@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from servers.tree import Place, Tree
+from servers.places import Place
+from servers.tree import Tree
 
 GATHER = 0.01  # seconds after the first hint in which others may join it
 AGAIN = 30.0  # seconds until a library that has failed is asked again
