@@ -150,15 +150,15 @@ async def test_the_usual_is_taken_and_everything_else_is_left_to_the_application
         start_task(self, *given)
 
     monkeypatch.setattr(on_uvicorn.HttpProtocol, "_start_asgi_task", counted)
-    app, front = fast(model, feed_of(3, history=2))
+    app, _ = fast(model, feed_of(3, history=2))
     taken: list[bool] = []
-    take = front.take
+    passes = on_uvicorn.HttpProtocol.passes
 
     def noted(*given: Any) -> bool:
-        taken.append(take(*given))
+        taken.append(passes(*given))
         return taken[-1]
 
-    monkeypatch.setattr(front, "take", noted)
+    monkeypatch.setattr(on_uvicorn.HttpProtocol, "passes", noted)
     with serve(app) as server:
         for name, request in USUAL.items():
             started.clear()
@@ -225,7 +225,7 @@ async def test_what_is_kept_of_clients_is_bounded(model: str, monkeypatch: pytes
             client.send(get(f"e-{number % 29}", f"X: {number}"))
             assert b"200 OK" in await client.read_until(b"}")
         assert len(front.fields) <= 10
-        assert len(front.positions) <= 10
+        assert len(front.lines) <= 10
         assert len(front.answers) <= 10
 
 
