@@ -130,6 +130,12 @@ class HttpProtocol(HttpToolsProtocol):
     what stands behind an upgrade that nobody follows. Here the parser is given a piece that ends with a head.
     """
 
+    # In uvicorn's own dict these would make it too large to share its keys, and each of them a cache miss.
+    __slots__ = (
+        "at", "doors", "draining", "due", "front", "held", "in_body", "length", "overdue", "replied", "size", "socket",
+        "unread", "until", "visit",
+    )  # fmt: skip
+
     def __init__(self, *args: Any, front: Front | None = None, doors: Doors | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.front, self.doors = front, doors or Doors()
@@ -168,7 +174,12 @@ class HttpProtocol(HttpToolsProtocol):
         self.unread = b""
 
     def data_received(self, data: bytes) -> None:
-        if not self.unread and self.is_free and self.front and self.passes(self.front, data):
+        if (
+            self.front
+            and not (self.unread or self.held or self.flow.write_paused or self.transport.is_closing())
+            and (self.cycle is None or self.cycle.response_complete)
+            and self.passes(self.front, data)
+        ):
             return  # most requests come alone, and whole
         self.unread, self.at = self.unread[max(self.at - 3, 0) :] + data, min(self.at, 3)  # an end may be cut in two
         self.read_on()
@@ -222,7 +233,8 @@ class HttpProtocol(HttpToolsProtocol):
     def read_on(self) -> None:
         """Parse what there is, as far as a request that is to be answered first."""
         while self.at < len(self.unread) and not self.transport.is_closing():
-            if self.flow.write_paused or not (self.in_body or self.answered):
+            answered = self.cycle is None or self.cycle.response_complete
+            if self.held or self.flow.write_paused or not (self.in_body or answered):
                 self.flow.pause_reading()
                 return
             end = self.end()
