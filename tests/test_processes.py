@@ -237,7 +237,7 @@ def test_no_interval_is_narrower_than_what_runs_differ_by() -> None:
     """Windows without any scatter still say that another run would differ, and only what lies further is told apart."""
     cost = measuring.result("short polling", measuring.TEACHING, polled()).cpu["requests"]
     assert cost.high / cost.value >= measuring.RUNS_DIFFER <= 1.0001 * cost.value / cost.low
-    near, far = (Interval(*(number * by for number in cost)) for by in (1.5, 3.0))
+    near, far = (Interval(*(number * by for number in cost)) for by in (1.5, 4.0))
     assert not cost.apart(near)
     assert compared("this", cost, "that", near) == "not told apart"
     assert compared("this", cost, "that", far) == "this is cheaper"

@@ -44,7 +44,7 @@ def slopes(measured: Sequence[Measured]) -> Picture:
                   linestyle=look.line)  # fmt: skip
         span = f"{each.model}\n{1e6 * each.main.low:.0f} to {1e6 * each.main.high:.0f} µs"
         labels[left].append((cpu.max(), work.max(), span, look.color))
-        used = [w for w in each.ramp if w.connections][:2]
+        used = each.ascent
         held = np.array([0, *(w.connections for w in used)])
         own = used[0].memory - each.memory.value * used[0].connections
         mib = np.array([w.memory - own for w in used]) / 2**20
