@@ -59,8 +59,9 @@ class Wish(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """What matters of a request's fields."""
+    """What stands behind the first line of a request, and what of it matters."""
 
+    lines: bytes
     host: bytes
     wish: Wish
 
@@ -132,14 +133,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     # In uvicorn's own dict these would make it too large to share its keys, and each of them a cache miss.
     __slots__ = (
-        "at", "doors", "draining", "due", "front", "held", "in_body", "length", "overdue", "replied", "size", "socket",
-        "unread", "until", "visit",
+        "at", "doors", "draining", "due", "fields", "front", "held", "in_body", "length", "overdue", "replied", "size",
+        "socket", "unread", "until", "visit",
     )  # fmt: skip
 
     def __init__(self, *args: Any, front: Front | None = None, doors: Doors | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.front, self.doors = front, doors or Doors()
         self.visit: Visit | None = None
+        self.fields: Fields | None = None  # of its last usual request
         self.socket = -1  # as of `socket_of`, for the front's answers
         self.held: Any = None  # by the front: what it owes an answer to
         self.until = self.due = math.inf  # the front's: when that ends, and when it looks at it (loop time, s)
@@ -259,7 +261,9 @@ class HttpProtocol(HttpToolsProtocol):
     def passes(self, front: Front, head: bytes) -> bool:
         """Whether the doors let it in without a closer look, and the front takes it."""
         line, _, lines = head.partition(b"\r\n")
-        fields = front.understood(lines)
+        fields = self.fields  # a client says the same each time, whatever others say
+        if fields is None or fields.lines != lines:
+            fields = self.fields = front.understood(lines)
         return bool(
             fields
             and self.doors.is_harmless(fields.host)

@@ -265,6 +265,33 @@ async def test_what_is_kept_of_clients_is_bounded(model: str, monkeypatch: pytes
         assert len(front.answers) <= 10
 
 
+@both
+@on_a_loop
+async def test_a_clients_fields_are_read_once_however_many_other_clients_there_are(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a cookie of its own, more of them than are remembered: a connection knows what its client says."""
+    monkeypatch.setattr(polls, "KEPT", 5)
+    parse, read = polls.parse_fields, list[bytes]()
+
+    def noted(lines: bytes) -> Any:
+        read.append(lines)
+        return parse(lines)
+
+    monkeypatch.setattr(polls, "parse_fields", noted)
+    app, _ = fast(model, feed_of(3))
+    with serve(app) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(server)) for _ in range(20)]
+        for _ in range(3):
+            for number, client in enumerate(clients):
+                client.send(get("e-1", f"Cookie: session={number}"))
+                assert b"200 OK" in await client.read_until(b"]")
+        assert len(read) == 20
+        clients[0].send(get("e-1", "Cookie: session=new", 'If-None-Match: "e-3"'))
+        await clients[0].read_until(b"]")
+        assert b"new" in read[20]
+
+
 # --- holding ---
 
 

@@ -330,4 +330,4 @@ def parse_fields(lines: bytes) -> Fields | None:
             tags.append(value.decode())
     if len(hosts) != 1 or connection not in ([], [b"keep-alive"], [b"close"]):
         return None
-    return Fields(hosts[0], Wish(connection != [b"close"], tuple(tags)))
+    return Fields(lines, hosts[0], Wish(connection != [b"close"], tuple(tags)))
