@@ -239,6 +239,7 @@ def test_no_interval_is_narrower_than_what_runs_differ_by() -> None:
     assert cost.high / cost.value >= measuring.RUNS_DIFFER <= 1.0001 * cost.value / cost.low
     near, far = (Interval(*(number * by for number in cost)) for by in (1.5, 4.0))
     assert not cost.apart(near)
+    assert (cost.below(near), cost.below(far), far.below(cost)) == (None, True, False)
     assert compared("this", cost, "that", near) == "not told apart"
     assert compared("this", cost, "that", far) == "this is cheaper"
     assert compared("that", far, "this", cost) == "this is cheaper"
@@ -246,6 +247,13 @@ def test_no_interval_is_narrower_than_what_runs_differ_by() -> None:
     dear = replace(poll, column=measuring.LIMIT, cpu={"requests": far})
     assert measuring.cheaper(dear, poll) == "as tutorials write it is cheaper"
     assert measuring.cheaper(poll, replace(dear, model="SSE"), "memory") == "not told apart"
+
+
+def test_a_small_cost_beside_a_large_one_is_known_badly() -> None:
+    """What runs differ by is a share of the whole: 2 µs an update inside beside 1 ms a poll may be nothing, or 20."""
+    cost = measuring.result("short polling", measuring.TEACHING, polled()).cpu["deliveries"]
+    assert cost.low == 0
+    assert cost.high == pytest.approx(2e-6 + (1 - 1 / measuring.RUNS_DIFFER) * (2e-6 + 1e-3 * 3 / 200), rel=0.05)
 
 
 def test_what_comes_out_below_nothing_is_nothing() -> None:

@@ -27,8 +27,8 @@ from servers.models import model as find
 
 QUIET = 1e-5  # updates per second: none, while we look
 FAST_BEAT = 1.0  # s between heartbeats where they are measured: who answers no ping for 1.5 of them is given up
-RUNS_DIFFER = 1.75  # the factor by which runs of one machine differ, each way, calm and busy: tests/benchmarks/verdicts
-MEMORY_DIFFERS = 1.1
+RUNS_DIFFER = 1.9  # the factor by which runs of one machine differ, each way, calm and busy: tests/benchmarks/verdicts
+MEMORY_DIFFERS = 1.15
 PASSES = 2
 RESAMPLES = 200  # of the bootstrap
 SILENT = "not told apart"  # no verdict
@@ -46,6 +46,10 @@ class Interval(NamedTuple):
     def apart(self, other: "Interval") -> bool:
         """Whether the two are told apart: their intervals do not overlap."""
         return self.high < other.low or other.high < self.low
+
+    def below(self, other: "Interval") -> bool | None:
+        """Whether this cost is less than the other; None where the two are not told apart."""
+        return self.value < other.value if self.apart(other) else None
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,10 @@ def result(model: str, column: str, windows: tuple[tuple[Window, ...], ...]) -> 
 
 
 def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval]:
-    """CPU seconds for each of what is counted: robust, not below nothing, and as sure as it is."""
+    """CPU seconds for each of what is counted: robust, not below nothing, and as sure as it is.
+
+    What runs differ by is a share of all that was done in a window, so beside much else a small cost is known badly.
+    """
     flat = [window for each in windows for window in each]
     happened = [name for name in SPENT[model] if any(getattr(w, name) for w in flat)]
     rows = [[getattr(w, name) / w.seconds for name in happened] for w in flat]
@@ -226,6 +233,10 @@ def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval
     chance = np.random.default_rng(0)
     again = _least_absolute(x, x @ fit + spare * chance.choice(left, (RESAMPLES, len(y))))
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
+    for n in range(len(happened)):
+        most = x[x[:, n].argmax(), : len(happened)]
+        slack = (1 - 1 / RUNS_DIFFER) * (most @ np.maximum(fit[: len(happened)], 0)) / most[n]
+        low[n], high[n] = min(low[n], fit[n] - slack), max(high[n], fit[n] + slack)
     return {
         name: _wide(float(fit[n]), float(low[n]), float(high[n]), RUNS_DIFFER)
         for n, name in enumerate([*happened, "idle"])
