@@ -55,7 +55,7 @@ class Polls:
     def __init__(self, app: Service, make: Callable[[int, list[str]], Response]) -> None:
         self.feed, self.traffic, self.closing, self.path = app.feed, app.traffic, app.closing, app.path.encode()
         self.make = make
-        self.fields: dict[bytes, Fields | None] = {}
+        self.fields: dict[bytes, Fields] = {}
         self.lines: dict[bytes, Asked] = {}
         self.answers: dict[Ask, Answer] = {}
         self.head, self.epoch = -1, ""  # of the log, that lines and answers are for
@@ -64,10 +64,10 @@ class Polls:
     def understood(self, lines: bytes) -> Fields | None:
         """The fields of a head, if they are whole and usual; parsed once, however many clients send the same."""
         fields = self.fields.get(lines)
-        if fields is None and len(lines) <= LARGEST_HEAD and lines not in self.fields:
+        if fields is None and len(lines) <= LARGEST_HEAD and (fields := parse_fields(lines)):
             if len(self.fields) >= KEPT:
                 self.fields.clear()
-            fields = self.fields[lines] = parse_fields(lines)
+            self.fields[lines] = fields
         return fields
 
     def take(self, connection: HttpProtocol, line: bytes, fields: Fields) -> bool:
