@@ -41,7 +41,7 @@ costs = {}
 for each in measured:
     for name, cost in [*each.cpu.items(), ("memory", each.memory)]:
         if name != "idle":
-            costs[f"{each.column}: {each.model}, {name}"] = list(cost)
+            costs[f"{each.column}: {each.model}, {name}"] = list(cost[:3])
 print(json.dumps({"verdicts": told | verdicts.words | choices | advised, "costs": costs}))
 """
 

@@ -28,6 +28,9 @@ from servers.models import model as find
 QUIET = 1e-5  # updates per second: none, while we look
 FAST_BEAT = 1.0  # s between heartbeats where they are measured: who answers no ping for 1.5 of them is given up
 RUNS_DIFFER = 1.9  # the factor by which runs of one machine differ, each way, calm and busy: tests/benchmarks/verdicts
+SHARED = (
+    1.35  # of it: a busy machine makes all costs of a run dearer; what is left is what two costs of one run differ by
+)
 MEMORY_DIFFERS = 1.15
 PASSES = 2
 RESAMPLES = 200  # of the bootstrap
@@ -37,15 +40,17 @@ COLUMNS = (TEACHING, LIMIT)
 
 
 class Interval(NamedTuple):
-    """A cost, and between which values it is to be believed."""
+    """A cost, and between which values it is to be believed; `shared`: the machine's part, alike in all of one run."""
 
     value: float
     low: float
     high: float
+    shared: float = 1.0
 
     def apart(self, other: "Interval") -> bool:
-        """Whether the two are told apart: their intervals do not overlap."""
-        return self.high < other.low or other.high < self.low
+        """Whether the two, of one run, are told apart: without what they share their intervals do not overlap."""
+        first, second = ((each.low * each.shared, each.high / each.shared) for each in (self, other))
+        return first[1] < second[0] or second[1] < first[0]
 
     def below(self, other: "Interval") -> bool | None:
         """Whether this cost is less than the other; None where the two are not told apart."""
@@ -235,10 +240,10 @@ def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
     for n in range(len(happened)):
         most = x[x[:, n].argmax(), : len(happened)]
-        slack = (1 - 1 / RUNS_DIFFER) * (most @ np.maximum(fit[: len(happened)], 0)) / most[n]
+        slack = (1 - SHARED / RUNS_DIFFER) * (most @ np.maximum(fit[: len(happened)], 0)) / most[n]
         low[n], high[n] = min(low[n], fit[n] - slack), max(high[n], fit[n] + slack)
     return {
-        name: _wide(float(fit[n]), float(low[n]), float(high[n]), RUNS_DIFFER)
+        name: _wide(float(fit[n]), float(low[n]), float(high[n]), RUNS_DIFFER, SHARED)
         for n, name in enumerate([*happened, "idle"])
     }
 
@@ -274,10 +279,11 @@ def _memory(ascent: Sequence[Window]) -> Interval:
     return _wide(slope, slope, slope, MEMORY_DIFFERS)
 
 
-def _wide(value: float, low: float, high: float, runs: float) -> Interval:
+def _wide(value: float, low: float, high: float, runs: float, shared: float = 1.0) -> Interval:
     """No interval is narrower than what runs differ by, and nothing costs less than nothing."""
     value = max(0.0, value)
-    return Interval(value, max(0.0, min(low, value / runs)), max(high, value * runs))
+    low, high = min(low, value / runs * shared), max(high, value * runs / shared)
+    return Interval(value, max(0.0, low / shared), high * shared, shared)
 
 
 def _units(model: str, windows: Sequence[Sequence[Window]], cpu: Mapping[str, Interval], memory: Interval) -> Units:

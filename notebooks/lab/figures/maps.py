@@ -300,7 +300,7 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
 
 def _range(interval: Interval, scale: float) -> str:
     """ "24 (18 to 33)"."""
-    value, low, high = (scale * number for number in interval)
+    value, low, high = (scale * number for number in interval[:3])
     return f"{_short(value)} ({_short(low)} to {_short(high)})"
 
 
