@@ -119,6 +119,8 @@ class Doors:
 class Visit:
     """One connection, which is counted until it leaves: inside, or beyond the limits."""
 
+    __slots__ = ("address", "doors", "inside")
+
     def __init__(self, doors: Doors, address: str) -> None:
         self.doors, self.address, self.inside = doors, address, False
         doors.spare += 1

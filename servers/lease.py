@@ -83,8 +83,9 @@ class Leases:
     @property
     def rest(self) -> float:
         """How long what begins now may stay (s), as far as a drain goes: a share of what is left of it."""
-        left = self.closing.drained - asyncio.get_running_loop().time()
-        return left if left == math.inf else max(0.0, left * self.rng.random())
+        if self.closing.drained == math.inf:
+            return math.inf
+        return max(0.0, (self.closing.drained - asyncio.get_running_loop().time()) * self.rng.random())
 
     def drain(self, seconds: float) -> None:
         """End all streams within so many seconds, evenly, in random order; what is not ended by then, closing ends."""

@@ -22,12 +22,11 @@ import functools
 import gc
 import math
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import httptools
 import uvicorn
@@ -48,19 +47,37 @@ SHORTEST = 2.0  # seconds for a connection beyond the limits to say what it want
 SPARE = 100  # such connections; more are not even heard
 UNREAD = 300.0  # seconds for a client to read some of what waits for it in the server's memory
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
-HOST = re.compile(rb"\r\n[Hh][Oo][Ss][Tt]:[ \t]*([^\r\n]*?)[ \t]*\r\n")
+END = b"\r\n\r\n"  # of a head
 TRANSPORT = "servers.transport"  # where the scope has it
+
+
+class Wish(NamedTuple):
+    """What of a request's fields makes another answer."""
+
+    keep_alive: bool
+    if_none_match: tuple[str, ...]
+
+
+class Fields(NamedTuple):
+    """What stands behind the first line of a request, and what of it matters."""
+
+    lines: bytes
+    host: bytes
+    wish: Wish
 
 
 class Front(Protocol):
     """What an application lets answer in its place: the usual requests, whose answers are made once for many.
 
-    It is asked with a whole head, before anything is parsed, and lets the application have what is unusual. What wraps
-    an application hides its front.
+    It is asked before anything is parsed, and lets the application have what is unusual. What wraps an application
+    hides its front.
     """
 
-    def take(self, connection: "HttpProtocol", head: bytes) -> bool:
-        """Answer the request that has this head and no body, now or later; or say that the application is to."""
+    def understood(self, lines: bytes) -> Fields | None:
+        """What stands behind the first line of a request, if that is a whole and usual head without a body."""
+
+    def take(self, connection: "HttpProtocol", line: bytes, fields: Fields) -> bool:
+        """Answer the request with this first line, now or later; or say that the application is to."""
 
     def release(self, connection: "HttpProtocol") -> None:
         """Answer now what is held: the server is going."""
@@ -114,12 +131,20 @@ class HttpProtocol(HttpToolsProtocol):
     what stands behind an upgrade that nobody follows. Here the parser is given a piece that ends with a head.
     """
 
+    # In uvicorn's own dict these would make it too large to share its keys, and each of them a cache miss.
+    __slots__ = (
+        "at", "doors", "draining", "due", "fields", "front", "held", "in_body", "length", "overdue", "replied", "size",
+        "socket", "unread", "until", "visit",
+    )  # fmt: skip
+
     def __init__(self, *args: Any, front: Front | None = None, doors: Doors | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.front, self.doors = front, doors or Doors()
         self.visit: Visit | None = None
+        self.fields: Fields | None = None  # of its last usual request
         self.socket = -1  # as of `socket_of`, for the front's answers
-        self.held = False  # by the front, which owes an answer
+        self.held: Any = None  # by the front: what it owes an answer to
+        self.until = self.due = math.inf  # the front's: when that ends, and when it looks at it (loop time, s)
         self.replied = -math.inf  # when the front last answered (loop time, s)
         self.unread, self.at = b"", 0  # what was received, and how much of it was parsed
         self.in_body = False
@@ -141,7 +166,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.held and self.front:
+        if self.front:
             self.front.forget(self)
         self._unset_keepalive_if_required()  # uvicorn keeps it, and all that hangs on it, when a client resets
         self.arrived()
@@ -151,6 +176,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.unread = b""
 
     def data_received(self, data: bytes) -> None:
+        if (
+            self.front
+            and not (self.unread or self.held or self.flow.write_paused or self.transport.is_closing())
+            and (self.cycle is None or self.cycle.response_complete)
+            and self.passes(self.front, data)
+        ):
+            return  # most requests come alone, and whole
         self.unread, self.at = self.unread[max(self.at - 3, 0) :] + data, min(self.at, 3)  # an end may be cut in two
         self.read_on()
 
@@ -168,6 +200,16 @@ class HttpProtocol(HttpToolsProtocol):
         """The bytes that wait for the client to read."""
         size: int = self.transport.get_write_buffer_size()
         return size
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, whole, to all that was asked."""
+        return not self.held and (self.cycle is None or self.cycle.response_complete)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the next request may be answered."""
+        return self.answered and not (self.flow.write_paused or self.transport.is_closing())
 
     def look_after(self, before: int) -> None:
         """Cut off who has read nothing since as many bytes were unsent."""
@@ -200,8 +242,7 @@ class HttpProtocol(HttpToolsProtocol):
             end = self.end()
             piece = self.unread[self.at : end]
             self.at += len(piece)
-            begun = self.in_body or self.size
-            if self.front and end and not begun and self.enters(piece) and self.front.take(self, piece):
+            if self.front and end and not (self.in_body or self.size) and self.passes(self.front, piece):
                 continue
             self._unset_keepalive_if_required()
             self.size += len(piece)
@@ -217,10 +258,19 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.unread, self.at = b"", 0
 
-    def enters(self, head: bytes) -> bool:
-        """Whether the doors let it in without a closer look."""
-        host = HOST.search(head)
-        return bool(host and self.doors.is_harmless(host[1]) and self.visit and not self.visit.refusal())
+    def passes(self, front: Front, head: bytes) -> bool:
+        """Whether the doors let it in without a closer look, and the front takes it."""
+        line, _, lines = head.partition(b"\r\n")
+        fields = self.fields  # a client says the same each time, whatever others say
+        if fields is None or fields.lines != lines:
+            fields = self.fields = front.understood(lines)
+        return bool(
+            fields
+            and self.doors.is_harmless(fields.host)
+            and self.visit
+            and (self.visit.inside or not self.visit.refusal())
+            and front.take(self, line, fields)
+        )
 
     def knock(self) -> None:
         """Ask the doors. Raises Refused."""
@@ -233,7 +283,7 @@ class HttpProtocol(HttpToolsProtocol):
     def end(self) -> int | None:
         """How far the parser may go, so that it does not see what is behind this request."""
         if not self.in_body:
-            found = self.unread.find(b"\r\n\r\n", max(self.at - 3, 0))
+            found = self.unread.find(END, max(self.at - 3, 0))
             return found + 4 if found >= 0 else None
         if self.length is not None:
             return self.at + self.length - self.size
@@ -294,15 +344,6 @@ class HttpProtocol(HttpToolsProtocol):
         self.in_body, self.size = False, 0
         self.arrived()
 
-    def reply(self, answer: bytes, *, keep_alive: bool) -> None:
-        """Write an answer, head and body, to the request that the front took."""
-        self.held = False
-        write_all((self,), answer, sys.maxsize)
-        self.replied = self.loop.time()
-        self.server_state.total_requests += 1
-        if not keep_alive:
-            self.transport.close()
-
     def timeout_keep_alive_handler(self) -> None:
         """Let a client go that is silent. After a reply the clock runs on, and is looked at when it has run down."""
         rest = self.replied + self.timeout_keep_alive - self.loop.time()
@@ -361,6 +402,17 @@ def whole(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, k
     """An answer to HTTP/1.1 that has its length or, with 304, no body, to the byte as uvicorn would write it."""
     lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
     return b"".join([*lines, b"" if keep_alive else b"connection: close\r\n", b"\r\n", body])
+
+
+def reply_all(connections: Sequence[HttpProtocol], answer: bytes, *, keep_alive: bool) -> None:
+    """Write an answer, head and body, to the request that the front took of each."""
+    write_all(connections, answer, sys.maxsize)
+    now = connections[0].loop.time()
+    for connection in connections:
+        connection.replied = now
+        if not keep_alive:
+            connection.transport.close()
+    connections[0].server_state.total_requests += len(connections)
 
 
 class UnframedCycle(RequestResponseCycle):

@@ -50,6 +50,7 @@ ASSET = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Refe
 NO_STORE = {"Cache-Control": "no-store"}
 POLLED = "/updates"  # where an answer says that there is nothing later, which must be known for that
 CELLS = 5  # numbers of a server's traffic
+REQUESTS, HELD = 0, 1  # the cells of two of them, for who counts often
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")

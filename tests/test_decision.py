@@ -1,6 +1,7 @@
 """The decision: what is asked is checked, the advice is an engineer's, and every flip is one."""
 
 import functools
+import itertools
 import math
 import random
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import pytest
 from lab import theory
 from lab.cost import Decision, Requirements, Threshold, cases, recommend
 from lab.cost.advice import DATAGRAMS, MQTT, PLATFORM, RSYNC, WEBHOOK, choice
-from lab.cost.decision import REFERENCE
+from lab.cost.decision import REFERENCE, REFERENCE_AT_LIMIT
 from lab.cost.flips import QUANTITIES, flips, moved
 from lab.cost.measuring import RUNS_DIFFER, TEACHING, Measured, result
 from lab.cost.network import HEAD, RECORD, on_the_network
@@ -26,6 +27,7 @@ from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM, Prices, Resources, U
 PRICES = Prices()
 FREE = Prices(gb_down=0)
 NETWORK = on_the_network(REFERENCE)
+AT_LIMIT = on_the_network(REFERENCE_AT_LIMIT)
 
 
 def decided(**numbers: Any) -> Decision:
@@ -126,6 +128,43 @@ def test_an_engineer_would_say_the_same(name: str) -> None:
     for prices in (PRICES, FREE):
         for factor in (0.2, 1.0, 2.0):
             assert choice(requirements, scaled(NETWORK, factor), prices) == answer
+
+
+def test_the_fast_path_sends_the_same_for_less() -> None:
+    """At the limit a model's bytes are those of its teaching server; CPU time and memory are no more."""
+    for model in MODELS:
+        for part in ("request", "delivery", "held", "message"):
+            taught, fast = (getattr(units[model], part) for units in (REFERENCE, REFERENCE_AT_LIMIT))
+            assert (fast.up, fast.down) == (taught.up, taught.down)
+            assert fast.cpu <= taught.cpu
+            assert fast.memory <= taught.memory
+
+
+@pytest.mark.parametrize("units", [NETWORK, AT_LIMIT], ids=["taught", "at the limit"])
+def test_no_advice_hangs_on_what_runs_differ_by(units: dict[str, Units]) -> None:
+    """Each CPU time off by the factor by which runs differ, up or down: whoever shares files is told the same."""
+    folder = Requirements(5000, 0.2, 0.5, rtt=0.06)
+    asking = [
+        folder,
+        replace(folder, upstream=1.0),
+        replace(folder, budget=300.0, clients=50),
+        replace(folder, streams_pass=False),
+        Requirements(50, 0.01, 5.0, followers="browsers"),
+    ]
+    chance = random.Random(1)
+    for prices, requirements in itertools.product((PRICES, FREE), asking):
+        told = choice(requirements, NETWORK, prices)
+        for _ in range(10):
+            assert choice(requirements, off(units, chance), prices) == told, requirements
+
+
+def off(units: Mapping[str, Units], chance: random.Random) -> dict[str, Units]:
+    """Units whose CPU times are each off by the factor, one way or the other."""
+
+    def each(of: Resources) -> Resources:
+        return replace(of, cpu=of.cpu * RUNS_DIFFER ** chance.choice((-1, 1)))
+
+    return {m: Units(*map(each, (u.request, u.delivery, u.held, u.message))) for m, u in units.items()}
 
 
 def test_others_chose_the_same_or_it_is_said_why() -> None:

@@ -150,15 +150,15 @@ async def test_the_usual_is_taken_and_everything_else_is_left_to_the_application
         start_task(self, *given)
 
     monkeypatch.setattr(on_uvicorn.HttpProtocol, "_start_asgi_task", counted)
-    app, front = fast(model, feed_of(3, history=2))
+    app, _ = fast(model, feed_of(3, history=2))
     taken: list[bool] = []
-    take = front.take
+    passes = on_uvicorn.HttpProtocol.passes
 
     def noted(*given: Any) -> bool:
-        taken.append(take(*given))
+        taken.append(passes(*given))
         return taken[-1]
 
-    monkeypatch.setattr(front, "take", noted)
+    monkeypatch.setattr(on_uvicorn.HttpProtocol, "passes", noted)
     with serve(app) as server:
         for name, request in USUAL.items():
             started.clear()
@@ -214,6 +214,42 @@ async def test_an_answer_is_made_once_for_all_who_ask_the_same(model: str) -> No
         assert dict(server._uvicorn.server_state.default_headers)[b"date"] in await client.read_until(b"]")
 
 
+def holds(connections: Any, size: int) -> bool:
+    """Whether there is one, and it waits for the rest of so much."""
+    return [len(each.unread) for each in connections] == [size]
+
+
+@both
+@on_a_loop
+async def test_a_head_may_be_cut_anywhere(model: str) -> None:
+    """In whatever pieces a usual request arrives, and behind whatever other, its answer is the same."""
+    app, _ = fast(model, feed_of(3))
+    request, last = get("e-1", "Accept: */*"), get("e-2", CLOSE)
+    with serve(app) as server:
+        expected = undated(await told(server, request + last))
+        connections: Any = server._uvicorn.server_state.connections
+        for cut in range(1, len(request)):
+            with Raw(server) as client:
+                client.send(request[:cut])
+                await until(functools.partial(holds, connections, cut))
+                client.send(request[cut:] + last)
+                assert undated(await client.read_all()) == expected, cut
+            await until(lambda: not connections)
+
+
+@both
+@on_a_loop
+async def test_another_epoch_of_the_log_is_seen_though_its_head_is_the_same(model: str) -> None:
+    """What was understood of a cursor holds for one epoch only."""
+    feed = feed_of(3)
+    app, _ = fast(model, feed)
+    with serve(app) as server:
+        for _ in range(3):
+            assert b"200 OK" in await told(server, get("e-1", CLOSE))
+        feed.epoch = "f"
+        assert b"410 Gone" in await told(server, get("e-1", CLOSE))
+
+
 @both
 @on_a_loop
 async def test_what_is_kept_of_clients_is_bounded(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,8 +261,35 @@ async def test_what_is_kept_of_clients_is_bounded(model: str, monkeypatch: pytes
             client.send(get(f"e-{number % 29}", f"X: {number}"))
             assert b"200 OK" in await client.read_until(b"}")
         assert len(front.fields) <= 10
-        assert len(front.positions) <= 10
+        assert len(front.lines) <= 10
         assert len(front.answers) <= 10
+
+
+@both
+@on_a_loop
+async def test_a_clients_fields_are_read_once_however_many_other_clients_there_are(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a cookie of its own, more of them than are remembered: a connection knows what its client says."""
+    monkeypatch.setattr(polls, "KEPT", 5)
+    parse, read = polls.parse_fields, list[bytes]()
+
+    def noted(lines: bytes) -> Any:
+        read.append(lines)
+        return parse(lines)
+
+    monkeypatch.setattr(polls, "parse_fields", noted)
+    app, _ = fast(model, feed_of(3))
+    with serve(app) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(server)) for _ in range(20)]
+        for _ in range(3):
+            for number, client in enumerate(clients):
+                client.send(get("e-1", f"Cookie: session={number}"))
+                assert b"200 OK" in await client.read_until(b"]")
+        assert len(read) == 20
+        clients[0].send(get("e-1", "Cookie: session=new", 'If-None-Match: "e-3"'))
+        await clients[0].read_until(b"]")
+        assert b"new" in read[20]
 
 
 # --- holding ---
@@ -382,6 +445,27 @@ def test_a_hold_and_the_silence_after_it_last_exactly_as_long(fast_path: bool) -
             assert sorted(set(client.came)) == [pytest.approx(published + 0.01)]
             await asyncio.sleep(100)
             assert client.ended == pytest.approx(published + 75 + 0.01, abs=0.1)
+
+    run_virtual(main, link=Link(delay=0.01))
+
+
+def test_a_hold_ends_in_its_own_time_whatever_was_held_before_it() -> None:
+    """On one connection: a short hold after a long one that was cut short by news, and a long one after the short."""
+
+    async def main(net: Net) -> None:
+        feed, loop = feed_of(1), asyncio.get_running_loop()
+        async with serve_virtually(MAKE["long"](feed, fast=True)):
+            _, client = await loop.create_connection(Client, "server", 80)
+            for number, wait in enumerate((40, 5, 60, 20, 50), start=1):
+                client.transport.write(get(f"e-{number}", wait="40"))
+                await asyncio.sleep(3)
+                feed.publish("a")
+                await asyncio.sleep(1)
+                client.came.clear()
+                start = loop.time()
+                client.transport.write(get(f"e-{number + 1}", wait=str(wait)))
+                await asyncio.sleep(70)
+                assert sorted(set(client.came)) == [pytest.approx(start + wait + 0.02)], wait
 
     run_virtual(main, link=Link(delay=0.01))
 

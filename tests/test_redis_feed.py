@@ -5,22 +5,29 @@ import contextlib
 import itertools
 import multiprocessing
 import re
+import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
+import trustme
 
+from lab.bench import HTTP
 from lab.proxies import RedisServer
-from servers import redis_feed
+from lab.proxies.redis_server import RedisServerError
+from servers import redis_feed, serve, sse
 from servers.feed import Batch, Feed, FutureCursor, Gap, Known, Unavailable, Update
 from servers.redis_feed import SKIP, Fenced, RedisFeed, parsed
 from servers.service import Closing
 from servers.shared import lead
 from tests import test_feed
-from tests.support import PATIENCE, on_a_loop
+from tests.support import PATIENCE, Raw, on_a_loop
 from tests.support import until as soon
 
 # The same tests, on this feed: `feeds` below puts it in the place of the other one.
@@ -287,6 +294,67 @@ def test_without_redis_a_feed_says_so_and_heals_by_itself(
         assert [u.path for u in feed.read(0).updates] == ["a", "c"]
     assert sum("cannot be reached" in record.message for record in caplog.records) == 1
     assert sum("is well again" in record.message for record in caplog.records) == 1
+
+
+def test_a_redis_that_hangs_is_gone_and_streams_go_on_when_it_answers(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the midst it takes connections and says nothing: 503 from /healthz, then all is as it was."""
+    monkeypatch.setattr(redis_feed, "ANSWER", 1.0)
+    monkeypatch.setattr(redis_feed, "PAUSE", 0.1)
+
+    async def body() -> None:
+        with RedisFeed(server.url, epoch="e") as feed, serve(sse.create_app(feed)) as served, Raw(served) as stream:
+            async with httpx.AsyncClient(base_url=served.url, **HTTP) as http:
+                stream.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+                await stream.read_until(b"id: e-0\n")
+                assert (await http.get("/healthz")).status_code == 200
+                server.process.send_signal(signal.SIGSTOP)
+                try:
+                    await soon(lambda: feed.trouble)
+                    assert f"{feed.trouble}".endswith("does not answer within 1 s")
+                    assert (await http.get("/healthz")).status_code == 503
+                finally:
+                    server.process.send_signal(signal.SIGCONT)
+                await soon(lambda: not feed.trouble)
+                assert (await http.get("/healthz")).status_code == 200
+                await asyncio.to_thread(feed.publish, "later")
+                assert b'"later"' in await stream.read_until(b"id: e-1\n")
+
+    on_a_loop(body)()
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "elsewhere.example"])
+def test_a_feed_by_tls_is_published_and_read_where_the_certificate_is_the_servers(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`rediss:` encrypts, and trusts who has a certificate of that name from an authority that the system trusts."""
+    authority, trusted, own = trustme.CA(), str(tmp_path / "authority.pem"), str(tmp_path / "own.pem")
+    authority.cert_pem.write_to_path(trusted)
+    authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(own)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    options = ["--tls-port", f"{port}", "--tls-cert-file", own, "--tls-key-file", own, "--tls-ca-cert-file", trusted]
+    try:
+        server = RedisServer(*options, "--tls-auth-clients", "no")
+    except RedisServerError as error:
+        pytest.skip(f"this Redis speaks no TLS: {error}")
+    with server:
+        url = f"rediss://127.0.0.1:{port}/0"
+        with pytest.raises(Unavailable, match=f"^Redis at 127.0.0.1:{port} cannot be reached .*self-signed") as caught:
+            RedisFeed(url)
+        assert "\n" not in str(caught.value)
+        monkeypatch.setenv("SSL_CERT_FILE", trusted)
+        if name != "127.0.0.1":
+            with pytest.raises(Unavailable, match=r"cannot be reached .*not valid for '127.0.0.1'"):
+                RedisFeed(url)
+            return
+        with RedisFeed(url, epoch="e") as one, RedisFeed(server.url) as other:
+            cursor = one.publish("a").cursor
+            assert other.position(cursor) == 1
+            assert [update.path for update in other.read(0).updates] == ["a"]
+            other.publish("b")
+            reached(one, 2)
 
 
 def test_a_redis_that_is_full_takes_no_update_and_keeps_what_it_has(server: RedisServer) -> None:

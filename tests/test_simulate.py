@@ -100,11 +100,13 @@ def test_the_price_of_jitter(jitter: float) -> None:
     assert result.mean_delay == pytest.approx(law, abs=4 * error + interval * 5 / seconds)
 
 
-def test_backing_off_loses_on_random_arrivals_and_wins_on_bursts() -> None:
-    """At equal requests an adaptive poller is later than a fixed one on Poisson arrivals, earlier on bursts."""
+def test_backing_off_wins_on_bursts_that_are_large_and_last_and_loses_on_all_others() -> None:
+    """At equal requests an adaptive poller is later than a fixed one, unless bursts outlast its slowest pause."""
     seconds, rate = 50_000.0, 0.05
     for times, adaptive_is_better in (
         (simulate.poisson(rate, seconds), False),
+        (simulate.bursts(rate, 5, seconds, within=60.0), False),  # few: over before they are noticed
+        (simulate.bursts(rate, 40, seconds, within=5.0), False),  # short: one poll brings all of it
         (simulate.bursts(rate, 40, seconds, within=60.0), True),
     ):
         adaptive = simulate.polling(times, seconds, simulate.adaptive(2.0, 60.0), clients=20)

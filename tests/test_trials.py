@@ -81,6 +81,8 @@ def test_verdicts() -> None:
     assert trials.verdict({"a": True, "b": True}) == "holds"
     assert trials.verdict({"a": True, "b": False}, "it rains") == "holds if it rains"
     assert trials.verdict({"a": False}) == "does not hold"
+    assert trials.verdict({"a": True, "b": None}, "it rains") == "holds if it rains"
+    assert trials.verdict({"a": False, "b": None}) == "not told apart"
     found = trials.Verdicts()
     assert found.judge("x", {"a": True}, "1") == found.words["x"] == "holds"
     assert found._repr_markdown_().splitlines()[-1] == "| x | **holds** | 1 |"

@@ -24,12 +24,13 @@ cases.py         what others chose, and where they say so
 from lab.cost.advice import Recommendation, Threshold, choice, recommend
 from lab.cost.bills import Bills, counted
 from lab.cost.capacity import Capacity, Limits, capacity, sensitivity
-from lab.cost.decision import REFERENCE, Decision
+from lab.cost.decision import REFERENCE, REFERENCE_AT_LIMIT, Decision
 from lab.cost.network import on_the_network
 from lab.cost.requirements import Requirements
 
 __all__ = [
     "REFERENCE",
+    "REFERENCE_AT_LIMIT",
     "Bills",
     "Capacity",
     "Decision",

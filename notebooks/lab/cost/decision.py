@@ -4,12 +4,13 @@ Requirements ─▶ laws ─▶ Work ─▶ Resources ─▶ price, for each mod
                                                                                 └▶ advice.py, which weighs it
 
 The laws are the course's (lab.theory), the units measured (lab.cost.measuring), the prices yours. `REFERENCE` has the
-units of one machine, so that a recommendation can be had without measuring first; your own are better.
+units of one machine, so that a recommendation can be had without measuring first, and `REFERENCE_AT_LIMIT` those of
+the fast path; your own are better.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,7 +35,19 @@ REFERENCE: dict[str, Units] = {
                   Resources(cpu=1.6e-6, up=0.67, down=0.4, memory=34.7 * 1024), Resources(cpu=30e-6, up=43, down=55)),
     STREAM: Units(Resources(), Resources(cpu=12e-6, down=214), Resources(cpu=2.2e-6, down=1.2, memory=55 * 1024), POLL),
 }  # fmt: skip
-"""Measured on 2026-11-25: two shared cores, Python 3.11, uvloop; bytes of TCP payload."""
+"""As tutorials write it. Measured on 2026-11-25: two shared cores, Python 3.11, uvloop; bytes of TCP payload."""
+
+FAST_POLL = replace(POLL, cpu=13e-6)
+FAST_INSIDE = replace(INSIDE, cpu=0.4e-6)
+REFERENCE_AT_LIMIT: dict[str, Units] = {
+    SHORT: Units(FAST_POLL, FAST_INSIDE, Resources(memory=10.9 * 1024), POLL),
+    LONG: Units(Resources(cpu=8.5e-6, up=74, down=167), FAST_INSIDE, Resources(memory=11 * 1024), POLL),
+    SOCKET: Units(Resources(), Resources(cpu=4.1e-6, down=222),
+                  Resources(cpu=1.2e-6, up=0.67, down=0.4, memory=21.7 * 1024), Resources(cpu=23e-6, up=43, down=55)),
+    STREAM: Units(Resources(), Resources(cpu=4e-6, down=214),
+                  Resources(cpu=0.2e-6, down=1.2, memory=23.7 * 1024), POLL),
+}  # fmt: skip
+"""At the limit: the bytes are the same. CPU: REFERENCE's by the median ratio of the two columns in interleaved runs."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ takes. Memory is the first pass's, for what a process has freed it keeps.
 
 import asyncio
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,38 +27,49 @@ from servers.models import model as find
 
 QUIET = 1e-5  # updates per second: none, while we look
 FAST_BEAT = 1.0  # s between heartbeats where they are measured: who answers no ping for 1.5 of them is given up
-RUNS_DIFFER = 1.35  # the factor by which runs of one machine differ, each way: eleven runs, calm and busy
-MEMORY_DIFFERS = 1.1
+RUNS_DIFFER = 1.9  # the factor by which runs of one machine differ, each way, calm and busy: tests/benchmarks/verdicts
+SHARED = (
+    1.35  # of it: a busy machine makes all costs of a run dearer; what is left is what two costs of one run differ by
+)
+MEMORY_DIFFERS = 1.15
 PASSES = 2
 RESAMPLES = 200  # of the bootstrap
+SILENT = "not told apart"  # no verdict
 TEACHING, LIMIT = "as tutorials write it", "at the limit"  # the columns
 COLUMNS = (TEACHING, LIMIT)
 
 
 class Interval(NamedTuple):
-    """A cost, and between which values it is to be believed."""
+    """A cost, and between which values it is to be believed; `shared`: the machine's part, alike in all of one run."""
 
     value: float
     low: float
     high: float
+    shared: float = 1.0
 
     def apart(self, other: "Interval") -> bool:
-        """Whether the two are told apart: their intervals do not overlap."""
-        return self.high < other.low or other.high < self.low
+        """Whether the two, of one run, are told apart: without what they share their intervals do not overlap."""
+        first, second = ((each.low * each.shared, each.high / each.shared) for each in (self, other))
+        return first[1] < second[0] or second[1] < first[0]
+
+    def below(self, other: "Interval") -> bool | None:
+        """Whether this cost is less than the other; None where the two are not told apart."""
+        return self.value < other.value if self.apart(other) else None
 
 
 @dataclass(frozen=True)
 class Setting:
     """One server process, and how many connections its windows have; `main` is looked at in every pass.
 
-    What is no news comes once: with a `heartbeat` (s) all such processes are watched at the same time, for they have
-    next to nothing to do; `talk` (s) is how often each connection then says something.
+    What is no news comes once: with a `heartbeat` (s), or `still`, all such processes are watched at the same time, for
+    they have next to nothing to do; `talk` (s) is how often each connection then says something.
     """
 
     counts: tuple[int, ...]
     rate: float = QUIET
     heartbeat: float = 0.0  # 0: the server's own
     talk: float = 0.0
+    still: bool = False  # it is there for the memory
     interval: float = 0.1
     module: str = "servers"
     model: str = ""  # where it is not the measured one's
@@ -65,13 +77,13 @@ class Setting:
     @property
     def main(self) -> bool:
         """Whether it is news that its windows are about."""
-        return not (self.heartbeat or self.talk)
+        return not (self.heartbeat or self.talk or self.still)
 
 
 RISING, MOST = (0, 40, 100), 100
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     SHORT: (Setting(RISING), Setting((0, MOST), rate=100)),
-    LONG: (Setting(RISING, rate=15),),
+    LONG: (Setting(RISING, rate=15), Setting(RISING, still=True)),
     SOCKET: (Setting(RISING, rate=50), Setting((0, MOST), heartbeat=FAST_BEAT, talk=0.05)),
     STREAM: (Setting(RISING, rate=50), Setting((0, MOST), heartbeat=FAST_BEAT),
              Setting((0, MOST), talk=0.05, module="lab.cost.ladder", model="talking")),
@@ -105,6 +117,11 @@ class Measured:
     def ramp(self) -> tuple[Window, ...]:
         """The windows of the main load."""
         return self.windows[0]
+
+    @property
+    def ascent(self) -> tuple[Window, ...]:
+        """The two windows that the memory comes from."""
+        return _ascent(self.model, self.windows)
 
     @property
     def main(self) -> Interval:
@@ -145,9 +162,12 @@ async def measure(
     *,
     seconds: float = 0.25,
     passes: int = PASSES,
+    within: float = 60.0,
 ) -> list[Measured]:
     """Every model's unit costs in every column, in processes of their own, which take turns.
 
+    On a machine so busy that another pass would not be over `within` so many seconds there is none, and the intervals
+    are as wide as the windows there are make them.
     Raises UnknownModel for what is none, ValueError for one that no load is written for, RuntimeError when a connection
     is lost.
     """
@@ -161,20 +181,25 @@ async def measure(
         for setting in SETTINGS[name]
         if not (setting.model and column != columns[0])  # a route of the application: one program in either column
     ]
+    begin = time.monotonic()
     with ExitStack() as ends:
         await asyncio.gather(*(asyncio.to_thread(ends.enter_context, one.server) for one in running))
         ends.enter_context(kept_awake())
         for one in running:
             ends.callback(one.server.process.terminate)  # all of them, before any is waited for
-        beating = [one for one in running if one.setting.heartbeat]
-        await asyncio.gather(*(one.look(max(seconds, 1.1 * FAST_BEAT)) for one in beating))
+        idle = [one for one in running if one.setting.heartbeat or one.setting.still]
+        await asyncio.gather(*(one.look(max(seconds, 1.1 * FAST_BEAT)) for one in idle))
         for one in running:
             if one.setting.talk:
                 await one.look(seconds, talk=one.setting.talk)
-        for _ in range(passes):
+        for number in range(passes):
+            since = time.monotonic()
             for one in running:
                 if one.setting.main:
                     await one.look(seconds)
+            now = time.monotonic()
+            if number + 1 < passes and now - begin + (now - since) > within:
+                break
     found = itertools.groupby(running, key=lambda one: (one.column, one.model))
     return _borrowed([result(model, column, tuple(tuple(o.seen) for o in own)) for (column, model), own in found])
 
@@ -193,12 +218,15 @@ def _server(column: str, model: str, setting: Setting) -> ServerProcess:
 def result(model: str, column: str, windows: tuple[tuple[Window, ...], ...]) -> Measured:
     """What these windows make of a model."""
     cpu = costs(model, windows)
-    memory = _memory(windows[0])
+    memory = _memory(_ascent(model, windows))
     return Measured(model, column, windows, cpu, memory, _units(model, windows, cpu, memory))
 
 
 def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval]:
-    """CPU seconds for each of what is counted: robust, not below nothing, and as sure as it is."""
+    """CPU seconds for each of what is counted: robust, not below nothing, and as sure as it is.
+
+    What runs differ by is a share of all that was done in a window, so beside much else a small cost is known badly.
+    """
     flat = [window for each in windows for window in each]
     happened = [name for name in SPENT[model] if any(getattr(w, name) for w in flat)]
     rows = [[getattr(w, name) / w.seconds for name in happened] for w in flat]
@@ -210,8 +238,12 @@ def costs(model: str, windows: Sequence[Sequence[Window]]) -> dict[str, Interval
     chance = np.random.default_rng(0)
     again = _least_absolute(x, x @ fit + spare * chance.choice(left, (RESAMPLES, len(y))))
     low, high = np.quantile(again, [0.025, 0.975], axis=0)
+    for n in range(len(happened)):
+        most = x[x[:, n].argmax(), : len(happened)]
+        slack = (1 - SHARED / RUNS_DIFFER) * (most @ np.maximum(fit[: len(happened)], 0)) / most[n]
+        low[n], high[n] = min(low[n], fit[n] - slack), max(high[n], fit[n] + slack)
     return {
-        name: _wide(float(fit[n]), float(low[n]), float(high[n]), RUNS_DIFFER)
+        name: _wide(float(fit[n]), float(low[n]), float(high[n]), RUNS_DIFFER, SHARED)
         for n, name in enumerate([*happened, "idle"])
     }
 
@@ -234,17 +266,24 @@ def _least_absolute(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[n
     return costs
 
 
-def _memory(ramp: Sequence[Window]) -> Interval:
+def _ascent(model: str, windows: Sequence[tuple[Window, ...]]) -> tuple[Window, ...]:
+    """Where memory is weighed; of long polls while all are held: where news comes, some are just being answered."""
+    few_and_many = [window for window in windows[-1 if model == LONG else 0] if window.connections][:2]
+    return tuple(few_and_many)
+
+
+def _memory(ascent: Sequence[Window]) -> Interval:
     """Bytes a connection, from the first ascent: the first connections load code, and are left out."""
-    few, many = [window for window in ramp if window.connections][:2]
+    few, many = ascent
     slope = (many.memory - few.memory) / (many.connections - few.connections)
     return _wide(slope, slope, slope, MEMORY_DIFFERS)
 
 
-def _wide(value: float, low: float, high: float, runs: float) -> Interval:
+def _wide(value: float, low: float, high: float, runs: float, shared: float = 1.0) -> Interval:
     """No interval is narrower than what runs differ by, and nothing costs less than nothing."""
     value = max(0.0, value)
-    return Interval(value, max(0.0, min(low, value / runs)), max(high, value * runs))
+    low, high = min(low, value / runs * shared), max(high, value * runs / shared)
+    return Interval(value, max(0.0, low / shared), high * shared, shared)
 
 
 def _units(model: str, windows: Sequence[Sequence[Window]], cpu: Mapping[str, Interval], memory: Interval) -> Units:
@@ -313,5 +352,5 @@ def cheaper(one: Measured, other: Measured, of: str = "main") -> str:
 def compared(first: str, a: Interval, second: str, b: Interval) -> str:
     """Which of the two is cheaper, as far as it can be told."""
     if not a.apart(b):
-        return "not told apart"
+        return SILENT
     return f"{first if a.value < b.value else second} is cheaper"

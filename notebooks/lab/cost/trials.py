@@ -21,6 +21,7 @@ from lab.bench import HTTP, Client, ClientLog, Run, Schedule, Trial, Wired, side
 from lab.clients import Update
 from lab.cost.ladder import talking
 from lab.cost.load import SAID
+from lab.cost.measuring import SILENT
 from lab.proxies import Wire
 from lab.theory import MODELS, SOCKET, STREAM
 from servers import Feed, serve, sse
@@ -234,11 +235,16 @@ async def _left(app: Any) -> int:
 
 
 def verdict(tests: Mapping[str, Any], condition: str = "") -> str:
-    """What becomes of a claim: it holds in every test, under a condition in some, or in none."""
+    """What becomes of a claim: it holds in every test, under a condition in some, or in none.
+
+    A test may be None: two costs that are not told apart. Where no test is passed, there is no verdict then.
+    """
     passed = [bool(test) for test in tests.values()]
     if all(passed):
         return "holds"
-    return f"holds if {condition}" if any(passed) else "does not hold"
+    if any(passed):
+        return f"holds if {condition}"
+    return SILENT if None in tests.values() else "does not hold"
 
 
 class Verdicts:

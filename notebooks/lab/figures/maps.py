@@ -44,7 +44,7 @@ def slopes(measured: Sequence[Measured]) -> Picture:
                   linestyle=look.line)  # fmt: skip
         span = f"{each.model}\n{1e6 * each.main.low:.0f} to {1e6 * each.main.high:.0f} µs"
         labels[left].append((cpu.max(), work.max(), span, look.color))
-        used = [w for w in each.ramp if w.connections][:2]
+        used = each.ascent
         held = np.array([0, *(w.connections for w in used)])
         own = used[0].memory - each.memory.value * used[0].connections
         mib = np.array([w.memory - own for w in used]) / 2**20
@@ -300,7 +300,7 @@ def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None
 
 def _range(interval: Interval, scale: float) -> str:
     """ "24 (18 to 33)"."""
-    value, low, high = (scale * number for number in interval)
+    value, low, high = (scale * number for number in interval[:3])
     return f"{_short(value)} ({_short(low)} to {_short(high)})"
 
 

@@ -70,7 +70,10 @@ def every(interval: float, jitter: float = 0.0) -> Pause:
 
 
 def adaptive(fastest: float, slowest: float, factor: float = 2.0) -> Pause:
-    """Back off: `factor` times the last pause when a poll brought nothing, `fastest` again when it brought some."""
+    """Back off: `factor` times the last pause when a poll brought nothing, `fastest` again when it brought some.
+
+    At equal requests it pays only for news in bursts that are large and last as long as the slowest pause.
+    """
     check_positive(fastest=fastest)
     check_finite(slowest=slowest, least=fastest)
     check_finite(factor=factor, least=1)
