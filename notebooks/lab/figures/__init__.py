@@ -21,7 +21,7 @@ from lab.figures.cells import cell_timeline
 from lab.figures.curves import asked_together, copy_age, law_and_points, most_together, shares
 from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
-from lab.figures.maps import boundaries, decision_map, flip, slopes, unit_costs
+from lab.figures.maps import boundaries, decision_map, flip, slopes, turns, unit_costs
 from lab.figures.page import Claims, Comparison, Source, claims
 from lab.figures.streams import cut_lines, missed, proxy_lanes
 from lab.figures.style import GREY, INK, OTHER, STYLES, WIDTH, Picture, blank, show, style
@@ -59,5 +59,6 @@ __all__ = [
     "slopes",
     "style",
     "timeline",
+    "turns",
     "unit_costs",
 ]
