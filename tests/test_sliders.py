@@ -216,20 +216,20 @@ def _slider(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_slider_answers_soon_and_truly(slider: Slider, capsys: pytest.CaptureFixture[str]) -> None:
-    """Over the range of every control, its ends included, there is an answer within 200 ms of CPU time, and it is so."""
+    """Over the range of every control, its ends included, an answer comes within 200 ms of CPU time, and is so."""
     spent: dict[float, Names] = {}
     for values in slider.positions():
-        before = time.process_time()
+        began = time.process_time()
         shown = slider.ask(**values)
-        spent[time.process_time() - before] = values
+        spent[time.process_time() - began] = values
         assert shown or capsys.readouterr().out.strip(), f"nothing is shown at {values}"
         TRUE[slider.name](slider, **values)
     slowest = spent[max(spent)]
     again = []
     for _ in range(3):
-        before = time.process_time()
+        began = time.process_time()
         slider.ask(**slowest)
-        again.append(time.process_time() - before)
+        again.append(time.process_time() - began)
     assert statistics.median(again) < BUSY * SOON, f"{slowest}: {again}"
 
 
