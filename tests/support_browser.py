@@ -108,9 +108,9 @@ def tab(browser: Browser) -> Iterator[Tab]:
     assert [text for text in tab.complaints if not any(re.search(pattern, text) for pattern in tab.allowed)] == []
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Return once the condition holds, which another thread or process brings about; fail after PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
+def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return once the condition holds, which another thread or process brings about; fail after `patience` seconds."""
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "the condition does not come true"
         time.sleep(0.005)

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from lab import doctor
 from lab.doctor import Finding, Report
@@ -177,6 +178,45 @@ def test_few_inotify_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = told(doctor.watching)
     assert [state for state, _ in found] == ["ok", "note"]
     assert "100 directories at once: sudo sysctl fs.inotify.max_user_watches=" in found[1][1]
+
+
+def test_windows_and_colab_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, and in Colab, a note says what is different; elsewhere there is none."""
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert told(doctor.surroundings) == []
+    monkeypatch.setattr(sys, "platform", "win32")
+    [(state, text)] = told(doctor.surroundings)
+    assert state == "note"
+    assert ("as delays do" in text) == (sys.version_info < (3, 13))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab-1")
+    [(state, text)] = told(doctor.surroundings)
+    assert (state, "no live page" in text) == ("note", True)
+
+
+def test_colab_keeps_its_own_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Colab nobody is told to replace the IPython that its session runs on; what else is wanting is told."""
+    wanted = ["ipython>=999", "jupyter-server-proxy>=999", "httpx>=999"]
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    assert len(told(functools.partial(doctor.packages, wanted))) == 3
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab-1")
+    [(state, text)] = told(functools.partial(doctor.packages, wanted))
+    assert (state, "httpx" in text) == ("fault", True)
+
+
+def test_colabs_cell_installs_what_colab_has_not() -> None:
+    """The cell in notebooks/README.md brings all that the course needs, but what is Colab's own."""
+    root = Path(__file__).resolve().parent.parent
+    readme = (root / "notebooks" / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if line.startswith("!pip install"))
+    asked = [Requirement(word.strip('"')) for word in line.partition(" &&")[0].split()[5:]]
+    service = (root / "servers" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    comes = {each.name for each in asked} | {name.partition("==")[0] for name in service}
+    needed = {each.name: each for each in map(Requirement, doctor.bounds())}
+    there = {"filelock", "numpy", "packaging", "tqdm"}
+    assert {*needed} == comes & {*needed} | {*doctor.COLAB_OWN} | there
+    assert all(each.specifier == needed[each.name].specifier for each in asked)
 
 
 def test_programs_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

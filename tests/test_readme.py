@@ -18,7 +18,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if "checkpoint" not in path.as_posix()
 )
-TEACHING = "notebooks/teaching/README.md"
+TEACHING, COLAB = "notebooks/teaching/README.md", "notebooks/README.md"
 TWO_SCREENS = 100  # lines
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MINUTES = r"\d+(?: \+ \d+)?"  # for reading, and for the exercises
@@ -125,7 +125,7 @@ def set_address(folder: Path, address: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for name in ("README.md", "pyproject.toml", ".ci/set-address", TEACHING):
+    for name in ("README.md", "pyproject.toml", ".ci/set-address", TEACHING, COLAB):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -146,6 +146,7 @@ def test_set_address(copy: Path) -> None:
         hub = (copy / TEACHING).read_text(encoding="utf-8")
         assert f"git-pull?repo=https://github.com/{address}&branch=main" in hub
         assert "OWNER/REPOSITORY" not in hub
+        assert f"!git clone -q https://github.com/{address} course" in (copy / COLAB).read_text(encoding="utf-8")
         assert "placeholder" not in (copy / "README.md").read_text(encoding="utf-8")
 
 

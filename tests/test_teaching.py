@@ -15,12 +15,13 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lab.checks.verdict import is_stub
 from lab.teaching import __main__ as command
 from lab.teaching.editions import EDITIONS, blank, solutions, write_students
 from lab.teaching.lesson import EXERCISE, NOTEBOOKS, PREDICTION, Lesson, checked, lessons, only_imports, tags
-from lab.teaching.minutes import sections
+from lab.teaching.minutes import reading
 from lab.teaching.questions import BANK, questions
 
 LESSONS = [pytest.param(lesson, id=lesson.path.stem) for lesson in lessons()]
@@ -212,17 +213,82 @@ def test_marks(course: Path) -> None:
     assert marks == {student: marks for student, (*_, marks) in ANSWERS.items()}
 
 
+GUIDE = NOTEBOOKS / "teaching" / "README.md"
+
+
+def stored_minutes() -> dict[str, dict[str, tuple[float, float]]]:
+    """What the page of the minutes says: by notebook and section, minutes to read it and seconds that its cells ran."""
+    parts = re.split(r"(?m)^## ", (GUIDE.parent / "minutes.md").read_text(encoding="utf-8"))[1:]
+    rows = {part.partition("\n")[0]: re.findall(r"(?m)^\| (.+) \| ([\d.]+) \| (\d+) \|$", part) for part in parts}
+    return {name: {title: (float(read), float(ran)) for title, read, ran in own} for name, own in rows.items()}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_minutes(lesson: Lesson) -> None:
+    """The minutes of the guide are those of the sections that are there; runs vary, and end within two minutes."""
+    stored, now = stored_minutes()[lesson.path.stem], reading(lesson)
+    anew = f"{lesson.path.stem}: make notebooks/teaching/minutes.md anew: python -m lab.teaching minutes OUT"
+    assert [*stored] == [*now], anew
+    for title, (read, _) in stored.items():
+        assert read == pytest.approx(now[title], rel=0.2, abs=1), (title, anew)
+    assert 0 < sum(ran for _, ran in stored.values()) < 120, anew
+
+
+def test_minutes_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A section has the seconds that its cells ran; a notebook that raises is named, and nothing is written."""
+    cells = [new_markdown_cell("## Quick\n\none two"), new_code_cell("1")]
+    cells += [new_markdown_cell("three\n\n## Slow"), new_code_cell("import time\ntime.sleep(1)")]
+    path, out = tmp_path / "09_one.ipynb", tmp_path / "minutes.md"
+    nbformat.write(new_notebook(cells=cells), path)
+    monkeypatch.setattr(command, "lessons", lambda: [Lesson(path)])
+    assert command.main(["minutes", str(out)]) == 0
+    quick, slow = re.findall(r"\| (?:Quick|Slow) \| ([\d.]+) \| (\d+) \|", out.read_text(encoding="utf-8"))
+    assert (quick[0], slow[0]) == ("0.1", "0.1")
+    assert int(slow[1]) >= 1
+    out.unlink()
+    nbformat.write(new_notebook(cells=[*cells, new_code_cell("1 / 0")]), path)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["minutes", str(out)])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("09_one.ipynb: ZeroDivisionError: division by zero")
+    assert not out.exists()
+
+
+def plans(page: str) -> list[tuple[str, str]]:
+    """The rows of a table: minutes or a number, and the plan."""
+    return re.findall(r"(?m)^\| (\d+) \| (.+) \|$", page)
+
+
+def test_guide_names_commands_that_are() -> None:
+    """Each command of the guide is one: a word that it knows and a place to write to."""
+    named = re.findall(r"python -m lab\.teaching (\S+) ([\w./-]+)", GUIDE.read_text(encoding="utf-8"))
+    assert {word for word, _ in named} >= {"editions", "students", "course", "questions", "slides"}
+    for words in named:
+        command.parser().parse_args(words)
+
+
 def test_plans() -> None:
-    """Each plan of the guide names sections that are there, and fits into its minutes with a tenth to spare."""
-    text = (NOTEBOOKS / "teaching" / "README.md").read_text(encoding="utf-8")
-    pages = re.split(r"(?m)^### (?=\d\d · )", text)[1:]
-    assert [page[:2] for page in pages] == [lesson.path.name[:2] for lesson in lessons()]
-    for page, lesson in zip(pages, lessons(), strict=True):
-        there, planned = sections(lesson), list[str]()
-        rows = re.findall(r"(?m)^\| (\d+) \| (.+) \|$", page)
-        assert [minutes for minutes, _ in rows] == ["50", "75", "100"]
-        for minutes, plan in rows:
+    """The guide's plans and meetings name sections that are there, and fit their minutes with a tenth to spare."""
+    stored = {name[:2]: own for name, own in stored_minutes().items()}
+    took = {name: {title: read + ran / 60 for title, (read, ran) in own.items()} for name, own in stored.items()}
+    guide = GUIDE.read_text(encoding="utf-8")
+    by_minutes = dict[str, list[str]]()
+    for page in re.split(r"(?m)^### (?=\d\d · )", guide)[1:]:
+        name, planned = page[:2], list[str]()
+        assert [minutes for minutes, _ in plans(page)] == ["50", "75", "100"]
+        for minutes, plan in plans(page):
             planned += [title for title in plan.split("; ") if title != "the same"]
-            assert set(planned) <= set(there), (lesson.path.name, set(planned) - set(there))
-            took = sum(there[title] for title in planned)
-            assert took <= 0.9 * int(minutes), (lesson.path.name, minutes, took)
+            by_minutes[f"{name} in {minutes}"] = [*planned]
+            assert set(planned) <= set(took[name]), (name, set(planned) - set(took[name]))
+            assert sum(took[name][title] for title in planned) <= 0.9 * int(minutes), (name, minutes)
+    assert {name for name, _, _ in (plan.partition(" ") for plan in by_minutes)} == set(took)
+    meetings = plans(guide[guide.index("## Syllabus") : guide.index("## Notebook by notebook")])
+    assert [number for number, _ in meetings] == [*"1", *"12345", *"12345678"]
+    for _, meeting in meetings:
+        total = 0.0
+        for part in meeting.split(" · "):
+            titles = by_minutes[part] if " in " in part[:6] else part[4:].split("; ")
+            total += sum(took[part[:2]][title] for title in titles)
+        assert total <= 0.9 * 75, (meeting, total)

@@ -21,7 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 DIRECT = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
 QUICK = runpy.run_path(str(ROOT / ".ci" / "quick"))
-WHERE_ASKED_FOR = [Requirement(name) for name in ("redis", "brotli", "playwright", "nbformat", "nbconvert")]  # lazily
+LAZILY = ("redis", "brotli", "playwright", "nbformat", "nbclient", "nbconvert")
+WHERE_ASKED_FOR = [Requirement(name) for name in LAZILY]
 OURS = {"lab", "servers", "tests", "conftest"}
 
 

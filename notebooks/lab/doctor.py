@@ -35,6 +35,7 @@ PROGRAMS = [  # what it may be called, the package, what it is for
     (("chromium", "chromium-browser", "google-chrome"), "chromium", "only the tests of the pages need it"),
     (("rsync",), "rsync", "only a benchmark compares with it"),
 ]
+COLAB_OWN = ("ipython", "ipywidgets", "jupyterlab", "jupyter-server-proxy", "nbval")  # another IPython ends its session
 INSTALL = {"linux": "sudo apt-get install", "darwin": "brew install"}
 
 
@@ -69,6 +70,22 @@ def python() -> Iterator[Finding]:
         yield Finding("ok", found)
     else:
         yield Finding("fault", found, "the course needs 3.11 or later: make the environment anew with that")
+
+
+def surroundings() -> Iterator[Finding]:
+    """What is different on Windows, and in Google's Colab."""
+    if sys.platform == "win32":
+        differs = "Windows: a server has one process, nginx is imitated, and processors' times step by 16 ms"
+        if sys.version_info < (3, 13):
+            differs += ", as delays do before Python 3.13"
+        yield Finding("note", differs, "read costs and short delays with that in mind")
+    if in_colab():
+        yield Finding("note", "Colab: no live page shows inside a notebook", "use JupyterLab or Binder for those")
+
+
+def in_colab() -> bool:
+    """Whether this is Google's Colab, where the kernel's own packages must stay as they are."""
+    return "COLAB_RELEASE_TAG" in os.environ
 
 
 def bounds() -> list[str]:
@@ -109,6 +126,8 @@ def packages(needed: Sequence[str] | None = None) -> Iterator[Finding]:
                 asked = metadata.requires(requirement.name) or []
                 yield from wanting([line for line in asked if "extra ==" in line], own)
 
+    if in_colab():
+        needed = [line for line in needed if Requirement(line).name not in COLAB_OWN]
     wrong = {requirement.name: (requirement, found) for requirement, found in wanting(needed)}
     for name, (requirement, found) in wrong.items():
         limits = f" ({requirement.specifier} is needed)" if requirement.specifier else ""
@@ -245,7 +264,7 @@ def programs() -> Iterator[Finding]:
             yield Finding("note", f"{package}: not here; {use}", f"{command} {package}" if command else "")
 
 
-CHECKS = (python, packages, loopback, port, open_files, watching, proxy, temporary_directory, programs)
+CHECKS = (python, surroundings, packages, loopback, port, open_files, watching, proxy, temporary_directory, programs)
 
 
 def examine() -> Report:

@@ -1,4 +1,4 @@
-"""The command line: python -m lab.teaching {editions,students,course,questions,slides} OUT."""
+"""The command line: python -m lab.teaching {editions,students,course,questions,slides,minutes} OUT."""
 
 import argparse
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from lab.teaching import EDITIONS, write_course, write_edition, write_students
+from lab.teaching.lesson import lessons
+from lab.teaching.minutes import page
 from lab.teaching.questions import gift, questions
 from lab.teaching.slides import write_slides
 from servers.arguments import Parser
@@ -22,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.error(f"{error.filename} is there already: name a new folder, or remove it")
     except subprocess.CalledProcessError as error:
         command.error(f"a clone of the repository is needed: {error.stderr.strip()}")
+    except RuntimeError as error:
+        command.error(str(error))
     except OSError as error:
         command.error(f"{options.out}: {error.strerror}")
     return 0
@@ -37,6 +41,7 @@ def parser() -> Parser:
         ("course", course, "the exercises as assignments of nbgrader"),
         ("questions", bank, "the bank of questions, for a learning platform: a file in GIFT"),
         ("slides", slides, "a talk of each notebook: HTML pages that need no network"),
+        ("minutes", minutes, "how long each section takes to read and to run: a page, after a run of all notebooks"),
     ):
         one: argparse.ArgumentParser = what.add_parser(name, help=text, description=text)
         one.add_argument("out", type=Path, metavar="OUT", help="a new folder, or file")
@@ -66,6 +71,17 @@ def bank(out: Path) -> list[str]:
     with out.open("x", encoding="utf-8") as file:
         file.write(gift(asked))
     return [f"{len(asked)} questions in {out}"]
+
+
+def minutes(out: Path) -> list[str]:
+    """The page of the minutes; none where a notebook raises."""
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.writelines(page(lessons()))
+    except RuntimeError:
+        out.unlink()
+        raise
+    return [str(out)]
 
 
 def slides(out: Path) -> list[str]:
