@@ -19,7 +19,11 @@ class Parser(argparse.ArgumentParser):
 
 def printable(text: str) -> str:
     """The text, with escapes for what a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def number(text: str) -> float:

@@ -21,7 +21,9 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from servers.downloads import FOREIGN, ChangedMeanwhile, Pieces, in_thread, look, read_small
-from servers.tree import READ, File, Tree
+from servers.hashing import File
+from servers.places import READ
+from servers.tree import Tree
 
 MOST = 1000  # files that may be asked for at once
 SMALL = 2**20  # bytes; a file of more travels alone

@@ -27,9 +27,11 @@ from fastapi import HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from servers.guard import RETRY_AFTER
+from servers.hashing import Abandoned, File
 from servers.on_uvicorn import TRANSPORT
+from servers.places import identity, runs
 from servers.short_polling import matches
-from servers.tree import Abandoned, File, Tree, identity, runs
+from servers.tree import Tree
 
 if TYPE_CHECKING:
     from hashlib import _Hash

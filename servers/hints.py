@@ -17,9 +17,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import watchfiles
-
-from servers.tree import Place, Tree
+from servers.places import Place
+from servers.tree import Tree
 
 GATHER = 0.01  # seconds after the first hint in which others may join it
 AGAIN = 30.0  # seconds until a library that has failed is asked again
@@ -241,6 +240,8 @@ class Watchfiles(Hints):
 
     def _hear(self, over: threading.Event, ready: threading.Event) -> None:
         try:
+            import watchfiles  # here: Linux does without, and a browser's Python has none
+
             heard = watchfiles.watch(
                 self.directory, watch_filter=None, debounce=50, step=10, stop_event=over, rust_timeout=100,
                 yield_on_timeout=True, raise_interrupt=False,

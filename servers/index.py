@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from servers.tree import File
+from servers.hashing import File
 
 FORM = "known hashes of file-updates, form 2, of "
 log = logging.getLogger("servers")

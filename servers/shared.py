@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from servers.feed import Known, Unavailable, check_path
+from servers.hashing import File
 from servers.index import Index
+from servers.places import identity, open_below
 from servers.redis_feed import Fenced, RedisFeed
 from servers.service import Source
 from servers.sources import watch
-from servers.tree import File, Tree, identity, open_below
+from servers.tree import Tree
 
 LEASE = 5.0  # seconds for which the holder may be silent
 AGAIN = 0.5  # seconds until it is tried again to take the lease

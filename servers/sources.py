@@ -21,11 +21,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from servers.apart import Apart
 from servers.feed import Change, Feed
-from servers.hints import Hints, hints_of
+from servers.hashing import Abandoned
+from servers.hints import hints_of
 from servers.index import Index
 from servers.limits import check_finite, check_whole
-from servers.tree import FRESH, Abandoned, Edit, File, Replaced, Tree
+from servers.tree import Edit, Replaced, Tree
 
 RESCAN = 60.0  # seconds from one sweep of everything to the next, at least: hints say what has changed
 SHARE = 0.005  # of a core that sweeps take
@@ -33,10 +35,6 @@ PAUSE = 0.5  # seconds between two looks while the directory is missing, and at 
 BLIND_SHARE = 0.1  # of a core that sweeps take then
 SAVE = 60.0  # seconds from one keeping of the index to the next, at least
 SAY = 2.0  # seconds of a first look, after which a line says how far it is
-SETTLE = 1.2e-9 * FRESH  # seconds that a large file has to be left alone before it is hashed
-PACE = 0.5  # seconds from one hashing of a large file to the next, at least
-STEPS = 32  # pieces of a large file that are hashed before it is another's turn
-AT_ONCE = 8  # large files that take turns
 
 log = logging.getLogger("servers")
 
@@ -320,102 +318,3 @@ class Watcher:
 
 class Emptied(OSError):
     """A directory that had files when it was last known has none."""
-
-
-class Apart:
-    """Hashes large files in a thread of its own, several in turn, so that a huge one keeps nobody waiting.
-
-    One that is written to all the time is hashed every PACE seconds at most, and for a tenth of the time at most.
-    """
-
-    def __init__(self, tree: Tree, hints: Hints) -> None:
-        self.tree, self.hints = tree, hints
-        self._change = threading.Condition()
-        self._due: dict[str, float] = {}
-        self._rest: dict[str, float] = {}  # until when a file is left alone
-        self._results: list[tuple[str, File | OSError]] = []
-        self._closed = False
-        self._running: list[tuple[str, Iterator[File | None], float]] = []
-        self._thread = threading.Thread(target=self._run, name=f"hashes of {tree.directory}", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End; what is being hashed is given up: the tree is abandoned."""
-        with self._change:
-            self._closed = True
-            self._change.notify()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def add(self, names: Iterable[str]) -> None:
-        """These are to be hashed, once they have been left alone for a moment, or a while has passed."""
-        soon = time.monotonic() + SETTLE
-        with self._change:
-            for name in names:
-                at = max(soon, self._rest.get(name, 0.0))
-                self._due[name] = min(at, self._due.get(name, at))
-            self._change.notify()
-
-    def results(self) -> list[tuple[str, File | OSError]]:
-        """What has become known since this was asked last."""
-        with self._change:
-            results, self._results = self._results, []
-        return results
-
-    def _run(self) -> None:
-        while True:
-            with self._change:
-                while not self._closed and not self._running and not self._ready():
-                    at = min(self._due.values(), default=math.inf)
-                    self._change.wait(None if at == math.inf else max(at - time.monotonic(), 0.0))
-                if self._closed:
-                    return
-                for name in self._ready()[: AT_ONCE - len(self._running)]:
-                    del self._due[name]
-                    self._running.append((name, self.tree.hashing(name), 0.0))
-            name, hashing, took = self._running.pop(0)
-            began = time.monotonic()
-            try:
-                result = self._some(hashing)
-            except Abandoned:
-                return
-            except OSError as error:
-                result = error
-            took += time.monotonic() - began
-            if result is None:
-                self._running.append((name, hashing, took))
-            else:
-                self._done(name, result, took)
-
-    def _some(self, hashing: Iterator[File | None]) -> File | OSError | None:
-        """Some steps of it; None when there are more."""
-        for _ in range(STEPS):
-            try:
-                file = next(hashing)
-            except StopIteration:
-                return OSError(errno.EBUSY, "it changes while it is read")
-            if file is not None:
-                return file
-        return None
-
-    def _done(self, name: str, result: File | OSError, took: float) -> None:
-        now = time.monotonic()
-        with self._change:
-            rest = self._rest[name] = now + max(PACE, 9 * took)
-            if name in self._due:
-                self._due[name] = max(self._due[name], rest)
-            elif isinstance(result, File) and not result.settled:
-                self._due[name] = max(self.tree.sure_at(name), rest)
-            elif isinstance(result, OSError) and result.errno == errno.EBUSY:
-                self._due[name] = rest
-            for each in [each for each, until in self._rest.items() if until < now - 60]:
-                del self._rest[each]
-            self._results.append((name, result))
-        self.hints.wake()
-
-    def _ready(self) -> list[str]:
-        now, running = time.monotonic(), {name for name, *_ in self._running}
-        return [name for name, at in self._due.items() if at <= now and name not in running]

@@ -21,7 +21,8 @@ from servers.background import serve
 from servers.bundle import MOST, SMALL, head, record
 from servers.feed import Feed
 from servers.file_updates import create_app
-from servers.tree import File, Tree
+from servers.hashing import File
+from servers.tree import Tree
 from tests.support import Raw, http, on_a_loop, tasks_of, unsent, until
 from tests.support_files import directory, served, sha256
 

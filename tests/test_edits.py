@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.bench.edits import BURST, FileEdit, Look, Original, Reader, differing, never_whole, plan, snapshot
+from lab.bench.edits import BURST, FileEdit, Look, NameReader, Original, Reader, differing, never_whole, plan, snapshot
 from tests.support import on_a_loop, until
 
 
@@ -72,6 +72,27 @@ async def test_a_reader_sees_a_half_that_was_there_for_a_moment(tmp_path: Path) 
         (copies[1] / "a" / "b.txt").write_bytes(b"whole")
     assert never_whole(original, reader.looks) <= {("a/b.txt", digest(half)) for half in (b"who", b"")}
     assert {look.copy for look in reader.looks} == {0, 1}
+
+
+@on_a_loop
+async def test_a_reader_of_names_overlooks_nothing_that_moves_on(tmp_path: Path) -> None:
+    """A file that is linked to the later directory before it leaves the earlier one is there in each look."""
+    old, new = tmp_path / "old" / "a", tmp_path / "new" / "a"
+    for here in (old, new):
+        here.mkdir(parents=True)
+    for number in range(20):
+        (old / f"{number}").write_text("a")
+    with NameReader(tmp_path / "old", tmp_path / "new") as reader:
+        for number in range(20):
+            (new / f"{number}").hardlink_to(old / f"{number}")
+            looks = reader.looks
+            await until(lambda: reader.looks > looks)  # noqa: B023
+            (old / f"{number}").unlink()
+        assert reader.fewest == 20
+        (new / "0").rename(tmp_path / "elsewhere")
+        await until(lambda: reader.fewest == 19)
+    assert reader.looks > 20
+    assert reader.rate > 0
 
 
 def test_what_differs_is_counted_by_path_against_the_original_of_that_moment(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ BELOW = {  # what each wing of lab may import from, servers apart
     "proxies": set[str](),
     "virtual": set[str](),
     "bench": {"virtual", "clients", "mirror", "proxies", "theory"},
+    "tab": {"bench", "virtual", "theory"},
     "cost": {"bench", "virtual", "clients", "proxies", "theory"},
     "faults": {"bench", "virtual", "clients", "mirror", "proxies", "theory"},
     "figures": {"faults", "cost", "bench", "virtual", "clients", "proxies", "theory"},

@@ -10,7 +10,8 @@ from typing import BinaryIO
 import pytest
 
 from servers.index import Index
-from servers.tree import Place, Tree
+from servers.places import Place
+from servers.tree import Tree
 from tests.support_tree import LIMIT
 
 

@@ -14,6 +14,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,7 @@ from lab.mirror.bundle import members, unpack
 from lab.mirror.copy import Copy
 from lab.mirror.fetch import _listing as parsed_listing
 from lab.mirror.names import Version
+from lab.mirror.part import is_alone
 from lab.mirror.protect import TooManyLosses
 from lab.virtual import Net
 from servers import file_updates
@@ -50,6 +52,13 @@ def look(stage: Stage) -> None:
     """Publish what has changed: what has come before what has gone."""
     for edit in sorted(stage.tree.scan(), key=lambda edit: edit.change == "deleted"):
         stage.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+
+
+def append(file: Path, data: bytes) -> bytes:
+    """Add to a file; all of it."""
+    with file.open("ab") as opened:
+        opened.write(data)
+    return file.read_bytes()
 
 
 # Bundles
@@ -195,6 +204,21 @@ async def test_a_deletion_waits_for_what_came_before_it(net: Net, tmp_path: Path
         assert set(files(tmp_path / "copy")) == set(names)
 
 
+def test_a_file_takes_the_place_of_directories_that_a_kill_left_empty(tmp_path: Path) -> None:
+    """Whatever was not pruned holds nothing, and gives way; what others put there does not."""
+    version = Version(5, sha(b"alpha"))
+    for name in ("copy/a/b/c", "copy/a/d", "copy/x/y"):
+        (tmp_path / name).mkdir(parents=True)
+    write(tmp_path, "copy/x/other", "another's")
+    with Copy(tmp_path / "copy", adopt=True) as copy:
+        copy.state.expect_all(dict.fromkeys(("a", "x"), version), "e-0")
+        for path in ("a", "x"):
+            with copy.part() as part, contextlib.nullcontext() if path == "a" else pytest.raises(IsADirectoryError):
+                part.write(b"alpha")
+                copy.place(part, path)
+    assert files(tmp_path / "copy") == {"a": sha(b"alpha"), "x/other": sha(b"another's")}
+
+
 # Files that grow, and links that break
 
 
@@ -213,6 +237,47 @@ async def test_of_a_file_that_grows_only_the_tail_is_fetched(net: Net, tmp_path:
         stage.look()
         await same(stage.directory, tmp_path / "copy")
         assert applied[-1].fetched == 600_000
+
+
+@virtual
+async def test_an_append_writes_no_more_than_what_was_appended(net: Net, tmp_path: Path) -> None:
+    """What stood there before becomes the next state, in turn with the one before that; nothing of it is left over."""
+    log = write(tmp_path / "dir", "log", random.Random(1).randbytes(500_000))
+    inodes = list[int]()
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        for _ in range(6):
+            await asyncio.to_thread(append, log, b"a line\n")
+            stage.look()
+            await same(stage.directory, tmp_path / "copy")
+            inodes.append((tmp_path / "copy/log").stat().st_ino)
+        assert len([*(tmp_path / "copy/.mirror").glob("part-*")]) == 1
+        log.unlink()
+        stage.look()
+        await same(stage.directory, tmp_path / "copy")
+        assert not [*(tmp_path / "copy/.mirror").glob("part-*")]
+    with (tmp_path / "own").open("w") as own:
+        assert (len({*inodes}) == 2) is is_alone(own.fileno())
+
+
+@virtual
+async def test_whoever_has_a_file_open_that_grows_keeps_the_state_that_was_there(net: Net, tmp_path: Path) -> None:
+    """No state is written to that somebody can still read, be it by a descriptor or by another name."""
+    log = write(tmp_path / "dir", "log", random.Random(1).randbytes(500_000))
+    held = list[tuple[BinaryIO, bytes]]()
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        with contextlib.ExitStack() as opened:
+            for number in range(8):
+                content = await asyncio.to_thread(append, log, b"a line\n")
+                stage.look()
+                await same(stage.directory, tmp_path / "copy")
+                if number % 3 == 1:
+                    held.append((opened.enter_context((tmp_path / "copy/log").open("rb")), content))
+                elif number % 3 == 2:
+                    (tmp_path / f"link-{number}").hardlink_to(tmp_path / "copy/log")
+            for reader, content in held:
+                assert reader.read() == content
+        for number in (2, 5):
+            assert (tmp_path / f"link-{number}").read_bytes() == log.read_bytes()[: 500_000 + 7 * (number + 1)]
 
 
 @virtual

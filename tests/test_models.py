@@ -8,6 +8,7 @@ import pytest
 from lab import clients, theory
 from lab.cost import load, measuring
 from lab.figures import STYLES
+from lab.tab.stage import SETTINGS
 from servers.__main__ import build, parser
 from servers.feed import Feed
 from servers.models import COMPOSED, MODELS, SLUGS, UnknownModel, model
@@ -21,7 +22,7 @@ def test_every_table_has_the_same_models() -> None:
     """Clients, raw clients, laws, styles and the demo's page name the models of the list, in its order."""
     slugs, names = [each.slug for each in MODELS], [each.name for each in MODELS]
     assert list(clients.MODELS) == slugs
-    assert list(load.KINDS) == slugs
+    assert list(load.KINDS) == list(SETTINGS) == slugs
     assert list(theory.MODELS) == names
     assert [name for name in STYLES if name in names] == names
     page = (PAGES / "demo.js").read_text(encoding="utf-8")

@@ -147,7 +147,9 @@ def test_set_address(copy: Path) -> None:
         assert f"git-pull?repo=https://github.com/{address}&branch=main" in hub
         assert "OWNER/REPOSITORY" not in hub
         assert f"!git clone -q https://github.com/{address} course" in (copy / COLAB).read_text(encoding="utf-8")
-        assert "placeholder" not in (copy / "README.md").read_text(encoding="utf-8")
+        readme = (copy / "README.md").read_text(encoding="utf-8")
+        assert "placeholder" not in readme
+        assert "https://{}.github.io/{}/tab/four-models.html".format(*address.split("/")) in readme
 
 
 @pytest.mark.parametrize("address", ["", "course", "https://github.com/someone/course", "some one/course", "a/b/c"])

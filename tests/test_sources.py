@@ -25,15 +25,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.virtual import run_virtual
-from servers import file_updates, hints, sources
+from servers import apart, file_updates, hashing, hints, sources
 from servers import models as course
 from servers.background import serve
 from servers.feed import Batch, Feed
+from servers.hashing import LARGE, File
 from servers.index import Index
 from servers.models import COMPOSED, MODELS
+from servers.places import Place
 from servers.service import Closing
 from servers.sources import play, synthetic_edits, watch
-from servers.tree import LARGE, Edit, File, Place, Tree
+from servers.tree import Edit, Tree
 from tests.support import SENTENCE, until
 from tests.support_feed import read_until
 from tests.support_tree import LIMIT, NOBODY, State, a_directory, apply, do, in_bytes, known, state, unprivileged
@@ -717,7 +719,34 @@ def test_a_file_that_grows_is_announced_as_it_was_at_a_bounded_pace(directory: P
     assert {(update.path, update.change) for update in updates} == {("log", "modified")}
     for update in updates:
         assert update.sha256 == hashlib.sha256(content[: update.size]).hexdigest()
-    assert len(updates) <= took / sources.PACE + 2
+    assert len(updates) <= took / apart.PACE + 2
+
+
+def test_a_change_in_the_middle_of_a_log_is_found_while_it_grows(
+    directory: Path, hints_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a file that grows is read beside what has come: a change elsewhere in it is announced without an end."""
+    monkeypatch.setattr(hashing, "VERIFY", 0)
+    log, middle = directory / "log", LARGE + 10
+    log.write_bytes(bytes(2 * LARGE))
+    feed, tree = Feed(), Tree(directory)
+
+    async def body() -> None:
+        async with watching(feed, tree):
+            with log.open("r+b", buffering=0) as file:
+                file.seek(middle)
+                file.write(b"changed")
+                file.seek(0, os.SEEK_END)
+                async with asyncio.timeout(LIMIT):
+                    while True:
+                        file.write(b"a line\n")
+                        known = tree.files["log"]
+                        if known.sha256 == hashlib.sha256(log.read_bytes()[: known.size]).hexdigest() != first:
+                            return
+                        await asyncio.sleep(0.05)
+
+    first = tree.files["log"].sha256
+    asyncio.run(body())
 
 
 def test_a_directory_whose_place_an_empty_one_takes_is_waited_for(

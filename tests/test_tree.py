@@ -16,9 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servers import hashing
 from servers import tree as scanning
 from servers.feed import Feed
-from servers.tree import Abandoned, Edit, File, Place, Replaced, Tree
+from servers.hashing import Abandoned, File
+from servers.places import Place
+from servers.tree import Edit, Replaced, Tree
 from tests.support_tree import LIMIT, State, a_directory, apply, do, known, state, told, unprivileged
 
 
@@ -32,7 +35,7 @@ def directory() -> Iterator[Path]:
 @pytest.fixture
 def settling_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust a file's stat soon after it was changed, so that a test need not wait."""
-    monkeypatch.setattr(scanning, "FRESH", 50_000_000)
+    monkeypatch.setattr(hashing, "FRESH", 50_000_000)
 
 
 def settle(tree: Tree) -> None:
@@ -421,7 +424,7 @@ def test_a_file_written_while_it_is_read_is_read_again(
     directory: Path, settling_at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes and stat of one moment: when a write falls between two reads of a file, it does not count as settled."""
-    monkeypatch.setattr(scanning, "CHUNK", 4)
+    monkeypatch.setattr(hashing, "CHUNK", 4)
     file = directory / "a"
     file.write_bytes(b"old old ")
     settle(Tree(directory))
@@ -642,8 +645,8 @@ def test_the_edits_of_a_scan_lead_to_what_stands_there(script: list[list[tuple[o
 
 def test_names_are_utf8_whatever_the_locale(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system's names are read as Latin-1, a file is announced, and opened, by the UTF-8 of its bytes."""
-    monkeypatch.setattr("servers.tree.os.fsencode", lambda name: str(name).encode("latin-1"))
-    monkeypatch.setattr("servers.tree.os.fsdecode", lambda name: bytes(name).decode("latin-1"))
+    monkeypatch.setattr("servers.places.os.fsencode", lambda name: str(name).encode("latin-1"))
+    monkeypatch.setattr("servers.places.os.fsdecode", lambda name: bytes(name).decode("latin-1"))
     for name in ("café", "日"):  # as Python has them there
         (directory / name.encode().decode("latin-1")).write_text(name)
     (directory / "caf\xe9").write_text("these bytes are no UTF-8")
@@ -669,14 +672,17 @@ def test_a_look_at_what_a_script_names_finds_what_a_scan_would(
         patch.setattr(scanning, "SLICE", 0.0)
         directory = Path(name) / "watched"
         directory.mkdir()
-        tree = Tree(directory)
+        tree, top = Tree(directory), os.path.realpath(directory)
         model: State = {}
         for stretch in script:
             names = list[str]()
             for step in stretch:
                 with contextlib.suppress(OSError):  # not possible as the directory is
                     do(directory, step)
-                names += [path.as_posix() for path in step if isinstance(path, Path)]
+                paths = [path for path in step if isinstance(path, Path)]
+                through = [Path(os.path.realpath(directory / path)) for path in paths]  # a link is written through
+                names += [path.as_posix() for path in paths]
+                names += [path.relative_to(top).as_posix() for path in through if path.is_relative_to(top)]
             if how == "look":
                 apply(tree.look(names), model)
             else:
@@ -841,8 +847,8 @@ def test_a_modification_time_ahead_of_the_clock_settles_as_any_other(directory: 
 def test_a_clock_set_back_does_not_keep_a_file_from_settling(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose every time is ahead of the clock is trusted once it has been seen unchanged for long enough."""
     (directory / "a").write_text("a")
-    monkeypatch.setattr("servers.tree.time.clock_gettime_ns", lambda clock: 1_000_000_000_000_000_000)
-    monkeypatch.setattr("servers.tree.time.time_ns", lambda: 1_000_000_000_000_000_000)
+    monkeypatch.setattr("servers.hashing.time.clock_gettime_ns", lambda clock: 1_000_000_000_000_000_000)
+    monkeypatch.setattr("servers.hashing.time.time_ns", lambda: 1_000_000_000_000_000_000)
     settle(Tree(directory))
 
 
@@ -867,19 +873,18 @@ def append(file: Path, data: bytes) -> bytes:
 @pytest.fixture
 def large(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that is large, here, with one block more than its beginning and its end."""
-    monkeypatch.setattr(scanning, "LARGE", 1000)
-    monkeypatch.setattr(scanning, "CHUNK", 1000)
-    monkeypatch.setattr(scanning, "BLOCK", 1000)
-    monkeypatch.setattr(scanning, "VERIFY", 1e9)  # reading so few bytes takes no time
+    monkeypatch.setattr(hashing, "LARGE", 1000)
+    monkeypatch.setattr(hashing, "CHUNK", 1000)
+    monkeypatch.setattr(hashing, "BLOCK", 1000)
+    monkeypatch.setattr(hashing, "VERIFY", 1e9)  # reading so few bytes takes no time
     (directory / "log").write_bytes(b"x" * 3000)
     return directory / "log"
 
 
 def test_of_a_file_that_grows_only_what_has_come_is_read(large: Path, directory: Path) -> None:
-    """Each time it has the hash of all its bytes, and what was read is what was appended, and its two ends."""
+    """From the first look on it has the hash of all its bytes, and what was appended is read, and its two ends."""
     tree = Tree(directory)
     tree.apart = []
-    hashed(tree, "log")
     for number in range(20):
         content = append(large, b"line %d\n" % number)
         assert tree.look(["log"]) == []
@@ -909,7 +914,7 @@ def test_a_file_written_anew_at_either_end_is_read_whole(where: int, large: Path
 def test_a_change_in_the_middle_of_a_file_that_grows_is_found_when_it_is_verified(
     large: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is believed to have only grown is not settled, and read whole as soon as that belief is due for a test."""
+    """What is believed to have only grown is not settled; reading all of it tells, and has all of it hashed again."""
     tree = Tree(directory)
     tree.apart = []
     hashed(tree, "log")
@@ -917,14 +922,29 @@ def test_a_change_in_the_middle_of_a_file_that_grows_is_found_when_it_is_verifie
     content[1500] = ord("y")
     with large.open("r+b") as file:
         file.write(content)
-    tree._growing["log"].sure_until = float("inf")
     result = hashed(tree, "log")
     assert result is not None
     assert not result.settled
-    tree._growing["log"].sure_until = 0.0
+    assert [*tree.verifying("log")][-1] is False
     result = hashed(tree, "log")
     assert result is not None
     assert result.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_goes_on_being_hashed_while_it_is_verified(large: Path, directory: Path) -> None:
+    """What has come is known before all of it has been read; and then it is believed to have only grown again."""
+    tree = Tree(directory)
+    tree.apart = []
+    content = append(large, b"a line")
+    verifying = tree.verifying("log")
+    assert next(verifying) is None
+    result = hashed(tree, "log")
+    assert result is not None
+    assert result.sha256 == hashlib.sha256(content).hexdigest()
+    before = tree.sure_at("log")
+    assert [*verifying][-1] is True
+    assert tree.sure_at("log") > before
+    assert [*tree.verifying("log")][-1] is True
 
 
 def test_a_file_that_has_grown_since_is_opened_as_it_was_known(large: Path, directory: Path) -> None:

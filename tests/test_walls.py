@@ -38,7 +38,7 @@ def check(file: Path) -> None:
     wings = {module.split(".")[1] for module in modules if module.startswith("lab.")}
     assert wings <= {"clients", "mirror"}
     rooms = {module for module in modules if module.startswith("servers.")}
-    assert rooms <= {"servers.arguments", "servers.feed", "servers.ignore", "servers.tree"}
+    assert rooms <= {"servers.arguments", "servers.feed", "servers.hashing", "servers.ignore", "servers.places"}
     assert held < MOST
 
 

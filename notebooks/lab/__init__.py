@@ -5,6 +5,7 @@ checks    what an exercise cell calls: right, or which mistake the answer looks 
 figures   timeline, ECDF, bars, maps, tables and embedded pages: one look for the whole course
 faults    what breaks, on purpose: each fault against each model, and who notices, what is lost
 cost      a server measured in a process of its own, unit costs, the ladder, the decision
+tab       a situation that fits into a browser's tab: servers and clients on a stage, the laws beside them
 bench     what an experiment is: schedule, clients, trial, result
 virtual   the same servers and clients under a simulated clock and network
 proxies   what stands between: a cable under control, nginx and its imitation

@@ -9,7 +9,7 @@ progress.py    a bar for what takes seconds
 edits.py       a seeded plan of edits of a real directory, and who looks at its copies
 """
 
-from lab.bench.edits import Original, Reader, differing, never_whole, plan, snapshot
+from lab.bench.edits import NameReader, Original, Reader, differing, never_whole, plan, snapshot
 from lab.bench.experiment import HTTP, Client, ClientLog, ExperimentError, experiment, side_by_side
 from lab.bench.progress import progress
 from lab.bench.result import LIVE, VIRTUAL, Run, count, seconds, table
@@ -23,6 +23,7 @@ __all__ = [
     "Client",
     "ClientLog",
     "ExperimentError",
+    "NameReader",
     "Original",
     "Reader",
     "Run",

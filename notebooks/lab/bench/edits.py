@@ -9,11 +9,12 @@ whole content, or nothing. So whatever a copy shows that the original never had 
 
 import asyncio
 import hashlib
+import os
 import random
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -229,6 +230,42 @@ class Reader:
             for number, copy in enumerate(self.copies):
                 self.looks.append(Look(time.perf_counter(), number, snapshot(copy)))
                 self._enough.wait(LOOK_PAUSE)
+
+
+class NameReader:
+    """A thread that lists the files in some directories, as often as it can, while the block runs.
+
+    A file counts once, in whichever of them its name stands; they are listed in their order, so that of what moves on
+    from one to a later one nothing is overlooked. `fewest` names were seen in a look; `looks` were made, `rate` per s.
+    """
+
+    def __init__(self, *directories: Path) -> None:
+        self.directories, self.fewest, self.looks, self.rate = directories, 0, 0, 0.0
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reader of names", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        begin = time.perf_counter()
+        while not self.looks or not self._enough.is_set():
+            seen = len({name for directory in self.directories for name in names_below(directory)})
+            self.fewest = min(self.fewest, seen) if self.looks else seen
+            self.looks += 1
+            self.rate = self.looks / (time.perf_counter() - begin)
+
+
+def names_below(directory: Path) -> Iterator[str]:
+    """The paths, from there, of the files below a directory; none, if it is not there."""
+    for here, _, names in os.walk(directory):
+        for name in names:
+            yield os.path.relpath(f"{here}/{name}", directory)
 
 
 def differing(original: Original, looks: Iterable[Look]) -> list[tuple[float, int, int]]:

@@ -175,12 +175,14 @@ async def side_by_side(
     grace: float = 10.0,
     finite: bool = False,
     seed: int = 1,
+    at_zero: Callable[[float], None] | None = None,
 ) -> list[Run]:
     """Publish `schedule` once, into the one feed that all the servers share; `clients` of each model follow it.
 
     Client number i of every model starts at a seeded moment in the i-th part of `spread` seconds. The run
     ends when the schedule is over and everybody has everything, or `grace` seconds after the schedule;
-    `finite` says that the clients return by themselves, and that the run lasts until they have.
+    `finite` says that the clients return by themselves, and that the run lasts until they have. `at_zero` is told, a
+    moment before, when (perf_counter, s) the schedule begins.
 
     Returns one Run per contender, in order. Raises ExperimentError, with the client's number, when a
     client raises, does not begin a request in time, or does not end; ValueError for a number that cannot be.
@@ -191,7 +193,7 @@ async def side_by_side(
     groups = [_Group(server, client, clients, feed.cursor, seed) for server, client in contenders]
     rng = random.Random(seed)
     offsets = [spread * (i + rng.random()) / clients for i in range(clients)]
-    bench = _Bench(feed, schedule, groups, grace, finite)
+    bench = _Bench(feed, schedule, groups, grace, finite, at_zero)
     begin = time.perf_counter()
     followers = [group.follow(log, offsets[log.number]) for group in groups for log in group.logs]
     async with progress(spread + LEAD + schedule.seconds, repr(schedule)), metronome() as ticks:
@@ -266,8 +268,17 @@ class _Group:
 class _Bench:
     """Conducts one experiment, and keeps its clock: `zero` and `end` are perf_counter readings (s)."""
 
-    def __init__(self, feed: Feed, schedule: Schedule, groups: list[_Group], grace: float, finite: bool) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        schedule: Schedule,
+        groups: list[_Group],
+        grace: float,
+        finite: bool,
+        at_zero: Callable[[float], None] | None,
+    ) -> None:
         self.feed, self.schedule, self.groups, self.grace, self.finite = feed, schedule, groups, grace, finite
+        self.at_zero = at_zero
         self.published: list[tuple[int, float, float, str]] = []
         self.zero = self.end = 0.0
 
@@ -280,6 +291,8 @@ class _Bench:
                 raise ExperimentError(f"no request of client {', '.join(late)} within {START_LIMIT:g} s: {hint}")
             raise ExperimentError(f"after {START_LIMIT:g} s the servers have counted less than the clients have asked")
         self.zero = time.perf_counter() + LEAD
+        if self.at_zero:
+            self.at_zero(self.zero)
         await self.publish()
         await asyncio.sleep(self.zero + self.schedule.seconds - time.perf_counter())
         waits = [_Wait(log, seqs) for group in self.groups for seqs in [self.wanted(group)] for log in group.logs]

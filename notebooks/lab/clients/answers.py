@@ -29,6 +29,7 @@ from servers.feed import Change, Reason
 TRY_AGAIN = (408, 425, 429)  # the 4xx that say so (RFC 9110, section 15.5.9; RFC 8470; RFC 6585)
 PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4.1
 RENEW = 1012  # IANA, WebSocket Close Code Number Registry
+CURSOR = re.compile("([!-~]+)-([0-9]{1,18})")
 LONGEST_CURSOR = 256  # characters; it goes out in a URL or a header, and is kept in every line of a mirror's state
 LATEST = 2.0**33  # s; of the Unix times that file systems hold, about the year 2242
 POLL_INTERVAL = 5.0  # seconds, when the server does not say
@@ -277,7 +278,7 @@ def _reset(body: Any) -> Reset:
 
 def split(cursor: str) -> tuple[str, int]:
     """Epoch and number of a cursor of the server's, "<epoch>-<number>"."""
-    epoch, _, number = cursor.rpartition("-")
-    if len(cursor) > LONGEST_CURSOR or not re.fullmatch("[!-~]+", epoch) or not re.fullmatch("[0-9]{1,18}", number):
+    match = CURSOR.fullmatch(cursor) if len(cursor) <= LONGEST_CURSOR else None
+    if match is None:
         raise BadAnswer(f"not a cursor: {cursor[:64]!r}")
-    return epoch, int(number)
+    return match[1], int(match[2])

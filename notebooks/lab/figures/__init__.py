@@ -10,7 +10,7 @@ words.py     what a figure of runs says: its title and its text, from the number
 page.py      what a notebook shows besides figures: a file's source, guesses beside results, claims
 embed.py     a live page inside a notebook
 holding.py   what long polling loses between two requests, how often and how many ask
-streams.py   a stream cut into chunks, and held back by a proxy
+streams.py   a stream cut into chunks, held back by a proxy, and cut off for a while
 cells.py     a cell of the fault matrix, opened
 copies.py    copies of a directory: how far behind, by whose share, at what cost
 wire_views.py  a protocol's messages, frames byte by byte, flights in space and time
@@ -21,9 +21,9 @@ from lab.figures.cells import cell_timeline
 from lab.figures.curves import asked_together, copy_age, law_and_points, most_together, shares
 from lab.figures.ecdf import delay_ecdf
 from lab.figures.embed import embed
-from lab.figures.maps import boundaries, decision_map, flip, slopes, unit_costs
+from lab.figures.maps import boundaries, decision_map, flip, slopes, turns, unit_costs
 from lab.figures.page import Claims, Comparison, Source, claims
-from lab.figures.streams import cut_lines, proxy_lanes
+from lab.figures.streams import cut_lines, missed, proxy_lanes
 from lab.figures.style import GREY, INK, OTHER, STYLES, WIDTH, Picture, blank, show, style
 from lab.figures.timeline import MOST_UPDATES, timeline
 
@@ -50,6 +50,7 @@ __all__ = [
     "embed",
     "flip",
     "law_and_points",
+    "missed",
     "most_together",
     "proxy_lanes",
     "request_bars",
@@ -58,5 +59,6 @@ __all__ = [
     "slopes",
     "style",
     "timeline",
+    "turns",
     "unit_costs",
 ]

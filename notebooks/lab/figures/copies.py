@@ -1,6 +1,7 @@
 """Copies of a directory: how far behind they are, whose share that is, and what a delivery costs, in bytes and CPU.
 
     looks, moments, means ─▶ files_wrong │ identical │ shares_of_delay        sizes, rungs ─▶ bytes_by_size │ stacked
+    bursts ─▶ joined
 
 Titles and alternative texts are made from the numbers that are drawn.
 """
@@ -115,6 +116,31 @@ def bytes_by_size(
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(loc="upper left")
+    return picture
+
+
+def joined(
+    known: Mapping[int, tuple[int, int]], chosen: Mapping[int, tuple[int, int]], *, edits: int, away: float
+) -> Picture:
+    """How many of a burst's edits are (announced, fetched), by the milliseconds between two, which are logarithmic.
+
+    `known` is drawn in grey; the one that is `chosen`, by a mirror so many milliseconds `away`, is what the title says.
+    """
+    [(apart, (told, got))] = chosen.items()
+    title = f"{edits} edits {apart} ms apart, a mirror {away:g} ms away: {told} announced, {got} fetched"
+    listed = "; ".join(f"{ms} ms: {told} and {got}" for ms, (told, got) in known.items())
+    alt = f"Edits of a burst of {edits} that are announced and fetched, by the time between two, VIRTUAL. {title}. "
+    alt += f"In grey, 25 ms away: {listed}."
+    picture, axes = blank(title, "between two edits (ms), logarithmic", f"of {edits} edits", alt=alt, tag="VIRTUAL")
+    color = STYLES["SSE"].color
+    for n, (what, mark, dashes) in enumerate((("announced", "^", ()), ("fetched", "o", (4, 2)))):
+        axes.plot(list(known), [each[n] for each in known.values()], color=GREY, dashes=dashes or (None, None))
+        axes.plot([apart], [chosen[apart][n]], mark, color=color, fillstyle="none" if n else "full", markersize=13)
+        axes.plot([], [], mark, color=color, fillstyle="none" if n else "full", label=what)
+    axes.set(xscale="log", ylim=(-1, 1.08 * edits))
+    axes.set_xticks(list(known), [f"{ms}" for ms in known])
+    axes.minorticks_off()
+    axes.legend(loc="lower right")
     return picture
 
 

@@ -75,9 +75,7 @@ def empty_answers(updates_per_hour: float, transit: float, runs: Mapping[float, 
     Holds are exact. `runs` are an hour each, by their hold.
     """
     holds: NDArray[np.float64] = np.linspace(4, 90, 200)
-    rate, gap = updates_per_hour / 3600, 2 * transit
-    asked = np.array([theory.long_polling_request_rate(rate, gap, float(hold)) for hold in holds])
-    empty = 3600 * asked * np.exp(-rate * (gap + holds))
+    empty = np.array([empty_an_hour(updates_per_hour, transit, float(hold)) for hold in holds])
     finding = f"{updates_per_hour:g} updates an hour: {np.interp(25, holds, empty):.0f} empty answers if H is 25 s"
     points = "".join(f" With {hold:g} s there were {run.wasted}." for hold, run in (runs or {}).items())
     picture, axes = blank(
@@ -95,6 +93,12 @@ def empty_answers(updates_per_hour: float, transit: float, runs: Mapping[float, 
         axes.text(limit + 0.7, 0.95 * empty.max(), names, va="top")
     axes.set(xlim=(0, 92), ylim=(0, None))
     return picture
+
+
+def empty_an_hour(updates_per_hour: float, transit: float, hold: float) -> float:
+    """How many holds of exactly `hold` (s) end empty in an hour: no update came in one, nor in the gap before."""
+    rate, gap = updates_per_hour / 3600, 2 * transit
+    return float(3600 * theory.long_polling_request_rate(rate, gap, hold) * np.exp(-rate * (gap + hold)))
 
 
 def together(run: Run, start: float, end: float, within: float = SPREAD) -> int:

@@ -1,6 +1,7 @@
 """The figures of the decision: what a server's costs are the slopes of, where two costs cross, and who wins where.
 
 Measured ─▶ slopes │ costs over one number ─▶ flip │ Decision over two numbers ─▶ decision_map ─▶ Picture
+Recommendation ─▶ turns ─▶ how far each number may move before the answer is another
 """
 
 import itertools
@@ -14,15 +15,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lab.cost.advice import Recommendation
 from lab.cost.decision import Decision
+from lab.cost.flips import REACH
 from lab.cost.measuring import Interval, Measured
 from lab.cost.requirements import Requirements
 from lab.figures.style import GREY, INK, WIDTH, Picture, blank, letters, style
+from lab.figures.words import upper
 from lab.theory import MODELS, SHORT, Prices, Units, interval_for
 
 HATCHES = {"short polling": "..", "long polling": "xx", "WebSocket": "\\\\\\", "SSE": "///", "": ""}
 ONE = {"requests": "a request", "deliveries": "a delivery", "beats": "a heartbeat", "messages": "a message up"}
 COLUMNS = 40  # of a map
+TURNED = {  # what a choice may hinge on, as in lab.cost.flips
+    "rate": "updates a second",
+    "budget": "budget (s)",
+    "upstream": "messages up",
+    "rtt": "round trip (s)",
+    "clients": "clients",
+}
 
 
 def slopes(measured: Sequence[Measured]) -> Picture:
@@ -126,6 +137,44 @@ def flip(
         ticks.set_minor_formatter(_few if high > 4 * low else lambda value, _: f"{value:.3g}")
     axes.legend(loc="best", title="law (lines), VIRTUAL (points)", title_fontsize=9, fontsize=10.5)
     return picture
+
+
+def turns(advice: Recommendation) -> Picture:
+    """How far each number may move until the answer is another, a bar for each, and which the other one is.
+
+    The axis is the factor by which it moves, as far as `flips` looks: REACH either way, or as far as it is possible;
+    further turns behind the first are not looked for. Raises ValueError where nothing turns the answer.
+    """
+    if not advice.flips:
+        raise ValueError("no single number turns this answer")
+    against = f"; {advice.runner_up} costs {advice.margin:.3g} times as much" if advice.runner_up else ""
+    told = "; ".join(map(str, advice.flips))
+    alt = f"{advice.model}: bars, how far each number may move until another answer is better. It becomes {told}."
+    title = f"{upper(advice.model)}{against}, and where that turns"
+    picture, axes = blank(title, "times as much as now (logarithmic)", "", height=2.9, alt=alt, tag="computed")
+    for row, quantity in enumerate(TURNED):
+        here = [flip for flip in advice.flips if flip.quantity == quantity]
+        where = []
+        if all(flip.now for flip in here):  # from 0 there are no times as much
+            axes.barh(row, REACH - 1 / REACH, left=1 / REACH, height=0.56, color=style(advice.model).color, alpha=0.4)
+        for flip in here:
+            up = flip.value > flip.now
+            where.append(f"{flip.model} {'above' if up else 'below'} {_few_digits(flip.value)}")
+            if flip.now:
+                low, high = (flip.value / flip.now, REACH) if up else (1 / REACH, flip.value / flip.now)
+                axes.barh(row, high - low, left=low, height=0.56, color="w")
+                axes.barh(row, high - low, left=low, height=0.56, color=style(flip.model).color)
+        axes.text(1.3 * REACH, row, "\n".join(where), va="center", size=10)
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set(xscale="log", xlim=(1 / REACH, REACH), ylim=(len(TURNED) - 0.5, -0.5))
+    axes.set_xticks([1e-3, 1e-2, 0.1, 1, 10, 100, 1e3], ["1/1000", "1/100", "1/10", "now", "10", "100", "1000"])
+    axes.minorticks_off()
+    axes.set_yticks(range(len(TURNED)), list(TURNED.values()))
+    return picture
+
+
+def _few_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def decision_map(

@@ -1,16 +1,18 @@
-"""What happens to a stream on its way: cut into chunks anywhere, or held back by what stands between.
+"""What happens to a stream on its way: cut into chunks anywhere, held back by what stands between, cut off for a while.
 
 chunks                  ─▶ cut_lines   ─▶ each byte in a box, and the lines that the bytes make
 sent, came, while open  ─▶ proxy_lanes ─▶ a lane for each way: when an update was published, when it arrived
+pauses, runs, history   ─▶ missed      ─▶ how many updates a pause costs, and up to how many the history makes good
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from lab.bench.result import count
-from lab.figures.style import GREY, INK, Picture, blank, letters, style
+from lab.figures.style import GREY, INK, OTHER, Picture, blank, letters, style
 
 CR, LF = 0x0D, 0x0A
 ENDS = {CR: "CR", LF: "LF"}
@@ -99,4 +101,35 @@ def proxy_lanes(
             axes.plot([begin, end], [lane - 0.25, lane], color=look.color, linewidth=0.8)
     axes.set(yticks=range(len(came)), ylim=(len(came) - 0.5, -0.7))
     axes.set_yticklabels(came)
+    return picture
+
+
+def missed(
+    law: tuple[Sequence[float], Sequence[float]],
+    without: Mapping[float, int],
+    with_id: Mapping[float, int],
+    *,
+    kept: int,
+) -> Picture:
+    """Updates missed against the pause (s), without an id and with one, where the server keeps so many of the last.
+
+    `law` is a line of (pauses, updates); what `with_id` has, the title speaks of.
+    """
+    [(pause, lost)] = with_id.items()
+    title = f"A pause of {pause:g} s, {kept} kept: {lost} missed with the id, {without[pause]} without"
+    counts = ", ".join(f"{number} at {at:g} s" for at, number in sorted(without.items()))
+    alt = (
+        f"Updates missed after a cut against the pause, VIRTUAL. Without the id: {counts}. The server keeps the last "
+        f"{kept}, a level line: with the id, {lost} are missed after {pause:g} s."
+    )
+    picture, axes = blank(title, "pause before asking again (s)", "updates missed", alt=alt, tag="VIRTUAL")
+    axes.plot(*law, "k--", linewidth=1.2, label="law, without the id")
+    axes.plot(list(without), list(without.values()), "o", color=OTHER.color, label="without the id")
+    axes.plot([pause], [lost], style("SSE").marker, color=style("SSE").color, markersize=12, label="with the id")
+    axes.axhspan(0, kept, color=LIGHT, zorder=0, linewidth=0)
+    axes.text(0, kept, f"the server keeps {kept}", va="bottom", color=GREY)
+    axes.axvline(pause, color=GREY, linewidth=1, zorder=0)
+    axes.set_ylim(-1, 1.15 * max(kept, *without.values(), *law[1]))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 0.95), fontsize=10.5)
     return picture

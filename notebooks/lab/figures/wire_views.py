@@ -3,7 +3,7 @@
     a server's module ─▶ messages ─▶ a table, out of the drawing in its docstring
     bytes of frames ─▶ anatomy ─▶ each byte, and what it is for
     a transcript of lab.virtual ─▶ spoken ─▶ spacetime ─▶ each message a slope between client and server
-    sizes, moments of death, runs ─▶ deflated, saw_tooth, in_hand ─▶ the figures of notebook 03
+    sizes, moments of death, runs ─▶ deflated, saw_tooth, unnoticed, in_hand ─▶ the figures of notebook 03
 
 Titles and alternative texts are computed from what is drawn.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lab.bench.result import Run, seconds
-from lab.figures.style import OTHER, STYLES, Picture, blank
+from lab.figures.style import INK, OTHER, STYLES, Picture, blank
 from lab.theory.framing import Frame, frames
 from lab.virtual import Row, Way
 
@@ -230,6 +230,29 @@ def saw_tooth(deaths: ArrayLike, noticed: ArrayLike, law: Callable[[float], floa
     axes.vlines(ticks, 0, late.max() * 1.15, color="0.85", linewidth=1, zorder=0)
     axes.set(xlim=(0, grid[-1]), ylim=(0, late.max() * 1.15), xticks=ticks)
     axes.legend(loc="lower right", ncols=2)
+    return picture
+
+
+def unnoticed(late: Mapping[tuple[float, float], Sequence[float]], within: float) -> Picture:
+    """How late deaths are noticed (s), a row for each (ping interval, wait for the pong); the first is the chosen one.
+
+    `within` (s) is how late is allowed; every row has its price, in pings an hour.
+    """
+    rows = [(f"h = {h:g} s, t = {t:g} s", 3600 / h, min(each), max(each)) for (h, t), each in late.items()]
+    name, pings, soonest, latest = rows[0]
+    title = f"{name}: noticed {soonest:.0f} to {latest:.0f} s later, for {pings:.0f} pings an hour"
+    told = "; ".join(f"{name}: {low:.3g} to {high:.3g} s, {price:.0f} pings an hour" for name, price, low, high in rows)
+    alt = f"How many seconds later a dead link is noticed, a bar for each choice of h and t, VIRTUAL. {told}."
+    picture, axes = blank(title, "noticed so many seconds later", "", height=3.2, alt=alt, tag="VIRTUAL")
+    for row, ((_, price, low, high), each) in enumerate(zip(rows, late.values(), strict=True)):
+        color = OTHER.color if row else BLUE
+        axes.barh(row, high - low, left=low, height=0.5, color=color, alpha=0.25)
+        axes.plot(each, [row] * len(each), "D", color=color, markersize=4)
+        axes.text(high + 4, row, f"{price:.0f} pings an hour", va="center", color=color, backgroundcolor="w")
+    axes.axvline(within, color=INK, linewidth=1.2)
+    axes.text(within, -0.62, f" {within:g} s are allowed", va="bottom")
+    axes.set(xlim=(0, 165), ylim=(len(rows) - 0.5, -1.1))
+    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     return picture
 
 

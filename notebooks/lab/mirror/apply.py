@@ -50,6 +50,7 @@ class Hands:
 
     def stop(self) -> None:
         """Do nothing more by itself."""
+        self.begun.stop()
         if self._emptying:
             self._emptying.cancel()
 

@@ -9,17 +9,19 @@ is touched.
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
 import stat
 from collections.abc import Iterator
 
 from lab.mirror.names import PRIVATE, Version
-from lab.mirror.part import Part, dress
+from lab.mirror.part import Earlier, Part, dress
 from lab.mirror.places import Directory, Walk
 from lab.mirror.shelf import Shelf
 from lab.mirror.state import Stat, State
-from servers.tree import CHUNK, READ, identity
+from servers.hashing import CHUNK
+from servers.places import READ, identity
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
@@ -31,6 +33,7 @@ class Files:
         self._top, self._own, self.state = top, own, state
         self.shelf = Shelf(own)
         self._stale: dict[str, None] = {}  # paths whose inode has lost or got a name
+        self._emptier: dict[str, None] = {}  # directories that have lost a file
         self._numbers = itertools.count()
         self._here, self._there = Walk(top), Walk(top)
 
@@ -41,6 +44,7 @@ class Files:
 
     def settle(self) -> None:
         """After some changes: let go of the directories, and write down what is known."""
+        self.prune()
         stale, self._stale = sorted(self._stale), {}
         for path in stale:
             with contextlib.suppress(OSError):
@@ -65,12 +69,35 @@ class Files:
         finally:
             self.drop(part)
 
+    def keep(self, path: str) -> str | None:
+        """Give what stands at a path a name out of sight, too, before it is replaced; None if it is not what it was."""
+        name = f"part-{next(self._numbers)}"
+        with contextlib.suppress(OSError):  # no links here: nothing is lost
+            directory = self._enter(path, make=False)
+            if directory and self._untouched(path, directory):
+                directory.link(_last(path), self._own, name)
+                self._stale[path] = None
+                return name
+        return None
+
+    def earlier(self, name: str, digest: "hashlib._Hash") -> Earlier:
+        """What was kept, once its own path is another file's. Raises OSError."""
+        return Earlier(name, identity(self._own.stat(name)), digest)
+
+    def again(self, earlier: Earlier) -> Part:
+        """What was kept, as a part. Raises OSError if it is not the mirror's alone."""
+        return Part.again(self._own, earlier)
+
+    def let_go(self, name: str) -> None:
+        """Remove what was kept."""
+        with contextlib.suppress(FileNotFoundError):
+            self._own.unlink(name)
+
     def drop(self, part: Part) -> None:
         """Remove a part, if it has not been placed."""
         with contextlib.suppress(OSError):  # of a full disk
             part.close()
-        with contextlib.suppress(FileNotFoundError):
-            self._own.unlink(part.name)
+        self.let_go(part.name)
 
     def place(self, part: Part, path: str, version: Version | None = None) -> None:
         """Rename a finished part to its path. Raises OSError."""
@@ -138,15 +165,22 @@ class Files:
         return present[0] if present else self.shelf.path(sha256)
 
     def remove(self, path: str) -> None:
-        """Remove a file if it is there, and the directories that are empty then. Raises as `place` does."""
+        """Remove a file if it is there; `prune` the directories that are empty then. Raises as `place` does."""
         if directory := self._enter(path, make=False):
             self._take(directory, path)
         self.state.note_gone(path)
-        parts = path.split("/")
-        with contextlib.suppress(OSError):
-            for n in range(len(parts) - 1, 0, -1):
-                if above := self._enter("/".join(parts[:n]), make=False):
-                    above.rmdir(parts[n - 1])
+        self._emptier[path.rpartition("/")[0]] = None
+
+    def prune(self) -> None:
+        """Remove the directories that are empty, of those that have lost a file: once each, however many that were."""
+        emptier, self._emptier = sorted(self._emptier, reverse=True), {}
+        self._there.leave()
+        for path in emptier:
+            with contextlib.suppress(OSError):
+                while path:
+                    if above := self._enter(path, make=False):
+                        above.rmdir(_last(path))
+                    path = path.rpartition("/")[0]
 
     def _enter(self, path: str, *, make: bool = True, walk: Walk | None = None) -> Directory | None:
         """The directory of a path's last part, made unless told not to: None then, if there is none."""
@@ -177,11 +211,13 @@ class Files:
                 raise
             for below in self.state.give_way(path):  # a directory has become a file
                 self.remove(below)
+            self.prune()
             self._put_anew(origin, name, path)
 
     def _put_anew(self, origin: Directory, name: str, path: str) -> None:
         directory = self._enter(path)
         assert directory
+        hollow(directory, _last(path))  # killed before it was pruned
         self._rename(origin, name, directory, _last(path))
 
     def _rename(self, origin: Directory, name: str, directory: Directory, last: str) -> None:
@@ -217,6 +253,18 @@ class Files:
             inode = self.state.stat(path)[:2] if known else ()
             self._stale |= {other: None for other in others if self.state.stat(other)[:2] == inode}
         self.state.forget(path)
+
+
+def hollow(above: Directory, name: str) -> None:
+    """Remove a directory in which there is nothing, or only directories like it."""
+    with contextlib.suppress(OSError):
+        here = Directory(name, above)
+        try:
+            for each in here.names():
+                hollow(here, each)
+        finally:
+            here.close()
+        above.rmdir(name)
 
 
 def carry(origin: Directory, name: str, directory: Directory, last: str) -> None:

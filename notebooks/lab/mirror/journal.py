@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lab.mirror.places import Directory
-from servers.tree import READ
+from servers.places import READ
 
 WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 APPEND, ANEW = WRITE | os.O_APPEND, WRITE | os.O_TRUNC

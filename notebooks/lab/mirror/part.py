@@ -1,31 +1,60 @@
 """A file being written where nobody looks: its bytes, their hash so far, and what goes with them.
 
 Part ◀─ write(data), begin(digest), anew() ─▶ close(version) ─▶ Copy.place renames it to where it belongs
+
+One can be an earlier state of a file that has grown, gone on with: only if nobody else has it open any more.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
+import signal
 import stat
-from typing import BinaryIO
+import sys
+from typing import BinaryIO, NamedTuple
 
 from lab.mirror.names import Version
 from lab.mirror.places import Directory
-from servers.tree import CHUNK
+from servers.hashing import CHUNK
+from servers.places import identity
 
-CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+WRITE = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+CREATE = WRITE | os.O_CREAT | os.O_EXCL
+
+
+class Earlier(NamedTuple):
+    """A state that a file had before: a name out of sight, its stat there, and its digest."""
+
+    name: str
+    stat: tuple[int, ...]
+    digest: "hashlib._Hash"
 
 
 class Part:
     """A file of another name. `size` and `sha256` are those of the bytes written so far."""
 
-    def __init__(self, directory: Directory, name: str) -> None:
+    def __init__(self, directory: Directory, name: str, flags: int = CREATE) -> None:
         """Raises OSError."""
         self.directory, self.name, self.size = directory, name, 0
         self.kept = 0  # of its bytes, those that it had before any were fetched
         self.grows = False  # whether these are those of a file that may have grown
         self.digest = hashlib.sha256()
-        self._file = directory.open(name, CREATE)
+        self._file = directory.open(name, flags)
+
+    @classmethod
+    def again(cls, directory: Directory, earlier: Earlier) -> "Part":
+        """A file that is there already. Raises OSError, also if it is not what it was, or anybody else has it."""
+        part = cls(directory, earlier.name, WRITE)
+        try:
+            status = os.fstat(part._file)
+            if identity(status) != earlier.stat or status.st_nlink > 1 or not is_alone(part._file):
+                raise OSError(errno.ETXTBSY, "it is not the mirror's alone")
+        except OSError:
+            part.close()
+            raise
+        part.size, part.digest = os.lseek(part._file, 0, os.SEEK_END), earlier.digest
+        return part
 
     @property
     def sha256(self) -> str:
@@ -78,6 +107,21 @@ class Part:
                     dress(file, version)
             finally:
                 os.close(file)
+
+
+def is_alone(file: int) -> bool:
+    """Whether nobody else has an open file open, as far as the system can tell: the rule for leases (fcntl(2))."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # who opens it in this instant sends that: it is ignored
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
 
 
 def dress(file: int, version: Version) -> None:

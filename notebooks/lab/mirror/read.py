@@ -8,7 +8,8 @@ from typing import BinaryIO
 from lab.mirror.names import Version
 from lab.mirror.part import Part
 from lab.mirror.state import Stat
-from servers.tree import CHUNK, Abandoned, identity, open_below
+from servers.hashing import CHUNK, Abandoned
+from servers.places import identity, open_below
 
 
 class Reading:
@@ -51,6 +52,17 @@ class Reading:
             else:
                 for chunk in self._chunks(file):
                     part.write(chunk)
+
+    def go_on(self, part: Part, path: str, status: Stat, sha256: str) -> None:
+        """Have a part that holds an earlier state of a file go on to what stands at its path. Raises OSError."""
+        with open_below(self.top, path.split("/")) as file:
+            if identity(os.fstat(file.fileno())) != status:
+                raise OSError(f"{path!r} has been changed in the copy")
+            file.seek(part.size)
+            for chunk in self._chunks(file):
+                part.write(chunk)
+        if part.sha256 != sha256:
+            raise OSError(f"{path!r} has not grown from what it was")
 
     def _chunks(self, file: BinaryIO) -> Iterator[bytes]:
         while chunk := file.read(CHUNK):

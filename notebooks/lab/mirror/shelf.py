@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lab.mirror.names import PRIVATE, Version
 from lab.mirror.places import Directory
 from lab.mirror.state import Stat
-from servers.tree import identity
+from servers.places import identity
 
 KEPT = 2.0  # seconds
 

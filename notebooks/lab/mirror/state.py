@@ -19,7 +19,7 @@ from typing import Any
 
 from lab.mirror.journal import Journal, Row
 from lab.mirror.names import Version, check_name
-from servers.tree import identity
+from servers.places import identity
 
 FEW = 8  # files with the same bytes that are looked at
 NOTES = 500  # lines about what is there, at most, before they are written

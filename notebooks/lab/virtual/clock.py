@@ -46,6 +46,7 @@ EPOCH = 1_732_305_600  # time.time() when the virtual clock reads 0 (2024-11-22 
 TINY = 1e-9  # seconds; two moments closer than this are one
 PATIENCE = 5.0  # real seconds that a wait for another thread may take: a notebook's print(flush=True) is one
 TASKS_NAMED = 20  # in an error's text, at most
+real_monotonic = time.monotonic  # kept: during a run the module's own may be virtual
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -72,7 +73,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     `now` is the clock (s, from 0); a step beyond `limit` raises OutOfTime; `random` is what the program draws
     from, and `seeds` gives a generator the seed that it was made without. Another thread may set `interrupt`: it is
-    raised from the loop between two rounds of callbacks.
+    raised from the loop between two rounds of callbacks. So is OutOfTime, beyond `until`.
     """
 
     mode = "VIRTUAL"  # what an experiment on this loop calls itself
@@ -86,6 +87,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.random, self.seeds = random.Random(f"program {seed}"), random.Random(f"seeds {seed}")
         self.numpy: Any = None  # what numpy's own functions draw from, made when they first do
         self.interrupt: BaseException | None = None
+        self.until = math.inf  # by the real clock (time.monotonic, s): then nobody else is there to interrupt
         self.main_runs = False  # while it does, nobody else ends the loop
         self._selector = self  # the loop asks its selector to wait for the next timer
         numbers = itertools.count(1)
@@ -96,6 +98,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def select(self, timeout: float | None) -> None:
         """Instead of waiting until something happens, move the clock to where it does; `timeout` 0: it does now."""
+        if self.until < math.inf and real_monotonic() > self.until:
+            self.until = math.inf  # from here on the run is only cleaned up
+            self.interrupt = OutOfTime(f"not finished in its real time, at {self.now:.3f} virtual seconds")
         if self.interrupt is not None:
             error, self.interrupt = self.interrupt, None
             if isinstance(error, OutOfTime):
@@ -192,8 +197,8 @@ class _ThisThread(threading.local):
 _this_thread = _ThisThread()
 
 
-def enter(loop: VirtualLoop) -> None:
-    """Make the calling thread, for the rest of its life, the one that lives in `loop`'s time."""
+def enter(loop: VirtualLoop | None) -> None:
+    """Make the calling thread the one that lives in `loop`'s time; None: in real time again."""
     _this_thread.loop = loop
 
 

@@ -13,11 +13,14 @@ import contextlib
 import errno
 import itertools
 import math
+import os
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from io import FileIO
 from typing import Any, cast, get_args
 
 from lab.virtual.clock import VirtualError, VirtualLoop
@@ -148,14 +151,14 @@ class Net:
         self.transcript: list[Row] | None = []
         self.recording = True
         self.listeners: dict[Address, Listener] = {}
-        self.silent, self._mute = socket.socketpair()  # nobody writes to _mute, so `silent` is never readable
+        self.silent, self._mute = _never_readable()
         self._links = [link]
         self._ports = itertools.count(50000)
 
     def close(self) -> None:
         """After the run: let go of what it used, and leave its links as new for the next one."""
-        self.silent.close()
-        self._mute.close()
+        for end in self.silent, self._mute:
+            end.close()
         for link in self._links:
             link._renew()
 
@@ -236,6 +239,14 @@ class Net:
     def _listener(self, host: str, port: int) -> "Listener | None":
         found = (self.listeners.get((name, port)) for name in (host, *ANY_HOST))
         return next(filter(None, found), None)
+
+
+def _never_readable() -> tuple[Any, Any]:
+    """Something with a descriptor that never has anything to read, and its other end, which nobody writes to."""
+    if sys.platform == "emscripten":  # there are no sockets
+        reading, writing = os.pipe()
+        return FileIO(reading), FileIO(writing, "w")
+    return socket.socketpair()
 
 
 _via: ContextVar[Link | None] = ContextVar("via", default=None)

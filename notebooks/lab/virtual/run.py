@@ -5,12 +5,15 @@ result = run_virtual(main, link=Link(delay=0.025))   # from a script, a test or 
 
 caller ──▶ a thread of its own: loop, clock, network ──▶ main(net) ──▶ result, or what it raised
    └─ waits; on Ctrl-C or past `wall` it asks the loop, then interrupts the thread, then leaves it
+
+Where threads cannot start, in a browser's Python, the run takes the caller's own thread, and looks at `wall` by itself.
 """
 
 import asyncio
 import contextlib
 import ctypes
 import math
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, MutableSet
@@ -34,6 +37,7 @@ T = TypeVar("T")
 App = TypeVar("App")
 
 _one_at_a_time = threading.Lock()
+_threads = sys.platform != "emscripten"
 
 
 def run_virtual(
@@ -65,8 +69,13 @@ def run_virtual(
     with _one_at_a_time, patched():
         loop = NetworkLoop(link or Link(), seed, limit)
         outcome: Future[T] = Future()
+        if not _threads:
+            loop.until = time.monotonic() + min(wall, cpu)
+            with _loop_put_aside():
+                _work(loop, main, outcome)
+            return outcome.result()
         clock: Future[int] = Future()
-        thread = threading.Thread(target=_work, args=(loop, main, outcome, clock), name="virtual", daemon=True)
+        thread = threading.Thread(target=_work_beside, args=(loop, main, outcome, clock), name="virtual", daemon=True)
         try:
             thread.start()  # inside: Ctrl-C may come while it returns
             begin = time.monotonic()
@@ -95,13 +104,18 @@ def _processor_time(clock: Future[int]) -> float:
         return math.inf
 
 
-def _work(
+def _work_beside(
     loop: NetworkLoop, main: Callable[[Net], Coroutine[Any, Any, T]], outcome: Future[T], clock: Future[int]
 ) -> None:
+    """In a thread of its own, whose clock it names."""
     try:
         clock.set_result(time.pthread_getcpuclockid(threading.get_ident()))
     except AttributeError as missing:  # not on this system
         clock.set_exception(missing)
+    _work(loop, main, outcome)
+
+
+def _work(loop: NetworkLoop, main: Callable[[Net], Coroutine[Any, Any, T]], outcome: Future[T]) -> None:
     enter(loop)
     ended: Future[T] = Future()
 
@@ -122,6 +136,19 @@ def _work(
         outcome.set_exception(error)
     else:
         outcome.set_result(result)
+    finally:
+        enter(None)
+
+
+@contextlib.contextmanager
+def _loop_put_aside() -> Iterator[None]:
+    """Meanwhile this thread has no running event loop, so that another can run in it."""
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(running)
 
 
 class _Interrupted(KeyboardInterrupt):
