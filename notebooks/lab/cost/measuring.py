@@ -27,10 +27,8 @@ from servers.models import model as find
 
 QUIET = 1e-5  # updates per second: none, while we look
 FAST_BEAT = 1.0  # s between heartbeats where they are measured: who answers no ping for 1.5 of them is given up
-RUNS_DIFFER = 1.9  # the factor by which runs of one machine differ, each way, calm and busy: tests/benchmarks/verdicts
-SHARED = (
-    1.35  # of it: a busy machine makes all costs of a run dearer; what is left is what two costs of one run differ by
-)
+RUNS_DIFFER = 2.3  # the factor by which runs of one machine differ, each way, calm and busy: tests/benchmarks/verdicts
+SHARED = 1.65  # of it: the machine's part, alike in all of one run; by the rest two costs of one run differ
 MEMORY_DIFFERS = 1.15
 PASSES = 2
 RESAMPLES = 200  # of the bootstrap
