@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -253,8 +254,7 @@ def run(
     `enough` ends it, too. Raises ServerError when it does not start.
     """
     enough = enough or threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: enough.set())
+    heed_signals(enough)
     server = serve(app, host=host, port=port, quiet=False, over=enough, listener=listener)
     print(f"{name} at {server.url} (Ctrl-C stops it)", flush=True)
     enough.wait()
@@ -268,6 +268,23 @@ def run(
         os._exit(status)
     server.stop()
     return status
+
+
+def heed_signals(enough: threading.Event) -> None:
+    """Have Ctrl-C and SIGTERM set it. To be called from the main thread.
+
+    Another thread does: a handler runs in the midst of what the main thread is at, which may hold the event's own lock,
+    and would wait for that for ever. Of the queue a handler may make use (queue.SimpleQueue.put is reentrant).
+    """
+    heard: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def pass_on() -> None:
+        while heard.get():
+            enough.set()
+
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda number, _: heard.put(number))
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
 
 
 def _this_cell() -> tuple[str, str]:

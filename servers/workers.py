@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from servers.background import STOP_LIMIT, ServerError
+from servers.background import STOP_LIMIT, ServerError, heed_signals
 from servers.service import CELLS, Service
 
 VARIABLE = "PUSH_VS_PULL_WORKER"  # tells a process that it is a worker, and which
@@ -190,8 +190,7 @@ class Workers:
 def supervise(arguments: Sequence[str], name: str, *, count: int, host: str, port: int) -> int:
     """Keep so many workers until Ctrl-C or SIGTERM; return the exit status. Raises ServerError."""
     enough = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: enough.set())
+    heed_signals(enough)
     workers = Workers(arguments, count, host, port)
 
     def start() -> None:

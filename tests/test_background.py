@@ -838,3 +838,20 @@ def test_a_command_does_not_wait_for_what_does_not_end() -> None:
     finally:
         process.kill()
     assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+def test_a_signal_is_heard_at_the_worst_moment(sign: str) -> None:
+    """Also while the main thread holds the lock of the event that it is about to wait for."""
+    program = (
+        "import signal, threading\n"
+        "from servers.background import heed_signals\n"
+        "enough = threading.Event()\n"
+        "heed_signals(enough)\n"
+        "for _ in range(2):\n"
+        "    with enough._cond:\n"
+        f"        signal.raise_signal(signal.{sign})\n"
+        "    assert enough.wait(20)\n"
+        "    enough.clear()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=True).returncode == 0
