@@ -122,16 +122,16 @@ class Disk:
         if not self.there:
             return
         if self.mounts:
-            wait(
-                lambda: (
-                    subprocess.run(["umount", self.directory], stderr=subprocess.DEVNULL, check=False).returncode == 0
-                )
-            )
+            wait(self.unmounted)
         else:
             self.real.unlink()
             self.directory.rename(self.real)
             self.directory.mkdir()
         self.there = False
+
+    def unmounted(self) -> bool:
+        """Unmount it, unless somebody is in it just now."""
+        return subprocess.run(["umount", self.directory], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 class Scenario:
