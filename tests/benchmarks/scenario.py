@@ -1,7 +1,7 @@
 """A checkout's day, beside rsync: python tests/benchmarks/scenario.py [--files N] [--seconds S] [--seed N].
 
     a git checkout ── python -m servers file-updates ── 2 x python -m lab.mirror ─▶ copies ◀─ diff -r, Sentry
-                   ── rsync --daemon ── rsync, after each step ─▶ a copy of its own
+                   ── rsync --daemon ── 2 x rsync, after each step ─▶ copies of its own
 
 Both copies are made, and follow while the checkout goes to two other revisions and back, a directory with half of the
 files is renamed, a log grows, and the directory is unmounted (root: a bind mount; else it is moved away) and comes
@@ -18,6 +18,7 @@ import itertools
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ BASE = 1_000_000  # bytes of the log before it grows
 HOLD = 3.0  # s for which the directory stays away
 FETCHED = re.compile(r" (\w+) +([\d,]+) bytes ")
 HEAD = (
-    "| Step | both copies are the same after | rsync's one | ratio | fetched, by both | bytes, to both |\n|---|"
+    "| Step | both copies are the same after | two of rsync's | ratio | fetched, by both | bytes, to both |\n|---|"
     + 5 * "---|"
 )
 
@@ -84,12 +85,18 @@ class Differ(threading.Thread):
             if self.over.is_set():
                 return
             begun, settled = time.monotonic(), self.settled
-            run = subprocess.run(["diff", "-rq", *APART, self.directory, copy], capture_output=True, check=False)
-            self.runs += 1
-            if run.returncode == 0:
+            differences = self.found(copy)
+            self.runs += copy.exists()
+            if not differences:
                 self.same[copy] = begun
             elif settled and settled == self.settled:
-                self.wrong.append(f"nothing happened, and diff -r found {run.stdout[:200]!r}")
+                self.wrong.append(f"nothing happened, and diff -r found {differences!r}")
+
+    def found(self, copy: Path) -> str:
+        """What one run finds, as far as it is worth showing."""
+        run = subprocess.run(["diff", "-rq", *APART, self.directory, copy], capture_output=True, check=False)
+        said = (run.stdout + run.stderr)[:300].decode(errors="replace")
+        return f"status {run.returncode}: {said}" if run.returncode else ""
 
     def settle(self) -> None:
         """Return when runs that began from now on found nothing. Raises TimeoutError."""
@@ -152,11 +159,17 @@ class Scenario:
         if note := change():
             self.notes.append(f"{name}: {note}")
         begun = time.monotonic()
-        took = max(level(self.differ.directory, copy, begun) for copy in self.differ.copies)
-        self.differ.settle()
+        try:
+            took = max(level(self.differ.directory, copy, begun) for copy in self.differ.copies)
+            self.differ.settle()
+        except TimeoutError:
+            raise TimeoutError(f"{name}: {[self.differ.found(copy) for copy in self.differ.copies]}") from None
         files, size = (now - before for now, before in zip(self.traffic(), (files, size), strict=True))
         begun = time.monotonic()
-        subprocess.run(self.rsync, check=True)
+        runs = [subprocess.Popen([*self.rsync, f"{copy}-rsync/"]) for copy in self.differ.copies]
+        statuses = [run.wait() for run in runs]
+        if any(statuses):
+            raise RuntimeError("rsync failed")
         rsync = time.monotonic() - begun
         print(f"| {name} | {took:.1f} s | {rsync:.1f} s | {took / rsync:.2f} | {files:,} | {size:,} |", flush=True)
         return files
@@ -234,8 +247,8 @@ def noted(wrong: list[str]) -> Iterator[None]:
     """Note what does not come in time."""
     try:
         yield
-    except TimeoutError:
-        wrong.append("a step was not over in time")
+    except TimeoutError as error:
+        wrong.append(f"not over in time: {error}")
 
 
 def play(place: Path, options: argparse.Namespace) -> list[str]:
@@ -251,7 +264,7 @@ def play(place: Path, options: argparse.Namespace) -> list[str]:
         os.sync()
         url, module, *_ = at_end.enter_context(served(directory, at_end.enter_context(log.open("w"))))
         differ, sentry = Differ(directory, copies), Sentry(copies, whole, always)
-        scenario = Scenario(differ, ["rsync", "-a", "--delete", "--exclude=.git", module, f"{place / 'rsync'}/"])
+        scenario = Scenario(differ, ["rsync", "-a", "--delete", "--exclude=.git", module])
         print(f"{options.files:,} files, load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n{HEAD}", flush=True)
         at_end.enter_context(noted(wrong))
         for thread in (differ, sentry):
@@ -304,4 +317,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted must not stay
     sys.exit(main())
