@@ -181,8 +181,9 @@ def create_app(
 class Listing:
     """The listing as JSON, encoded once for a cursor, however many clients ask at once.
 
-    "source" names the directory for as long as it is known by its index, over restarts; "left_out" is how many names
-    are not listed, by what they are, as of when it was encoded.
+    "source" names the directory for as long as it is known by its index, over restarts; "directory" tells it from all
+    others, so that nobody takes it for a copy of itself; "left_out" is how many names are not listed, by what they are,
+    as of when it was encoded.
     """
 
     def __init__(self, feed: Feed, tree: Tree | None = None) -> None:
@@ -204,6 +205,8 @@ class Listing:
         head: dict[str, Any] = {"cursor": self.feed.cursor_at(position)}
         if self.tree and self.tree.source:
             head["source"] = self.tree.source
+        if self.tree:
+            head["directory"] = self.tree.tag()
         if self.tree and (left_out := self.tree.left_out()):
             head["left_out"] = left_out
         few = len(files) <= FEW

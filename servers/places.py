@@ -8,8 +8,11 @@ the file system, relative, with "/" between their parts; a prefix is a directory
 """
 
 import errno
+import functools
+import hashlib
 import os
 import stat
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -148,6 +151,20 @@ def open_below(top: str, parts: Sequence[str]) -> BinaryIO:
 def identity(status: os.stat_result) -> tuple[int, ...]:
     """What of a stat differs whenever the bytes may differ, time stamps' resolution apart."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def tag(place: tuple[int, int]) -> str:
+    """What tells a directory, by its device and inode, from all others, also those of other machines."""
+    return hashlib.sha256(f"{machine()} {place[0]} {place[1]}".encode()).hexdigest()[:16]
+
+
+@functools.cache
+def machine() -> str:
+    """What tells this machine from others; in its containers it is the same."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:  # not Linux
+        return str(uuid.getnode())
 
 
 def split(name: str) -> tuple[str, str]:

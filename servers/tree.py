@@ -26,7 +26,7 @@ from servers.feed import Change, check_path
 from servers.hashing import File, Hashing, is_large
 from servers.ignore import Ignore, folds_case
 from servers.look import Folder, Listener, Look, kind
-from servers.places import Place, identity, open_below, shown, split, utf8
+from servers.places import Place, identity, open_below, shown, split, tag, utf8
 
 SLICE = 0.02  # seconds of a sweep, after which others have their turn
 MANY = 100  # files; if another directory in the place of the known one lacks more, and half, or all, it is not believed
@@ -90,8 +90,8 @@ class Tree(Hashing):
         self.listener: Listener | None = None
         self._fresh: dict[str, File] = {}  # read since the last look, for who opens them
         self._reading = threading.Lock()
-        with self._top():
-            pass
+        with self._top() as top:
+            self.opened = top.place
         if first_look:
             self.scan()
 
@@ -232,6 +232,10 @@ class Tree(Hashing):
             if top.place != self.place:
                 raise Replaced(errno.ESTALE, "another directory stands in its place")
             yield top
+
+    def tag(self) -> str:
+        """What tells the directory from all others."""
+        return tag(self.place or self.opened)
 
     def left_out(self) -> dict[str, int]:
         """How many names were left out, by what they are; what is below an ignored directory is not counted."""

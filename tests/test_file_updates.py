@@ -40,6 +40,7 @@ async def test_the_listing_is_what_stands_at_its_cursor(directory: Path) -> None
             first = await client.get("/files")
             assert first.json() == {
                 "cursor": "e-0",
+                "directory": tree.tag(),
                 "files": [
                     {"path": "a/b.csv", "size": 5, "sha256": sha256(b"hello"), "mtime": 1732305600.25}
                     | {"executable": False},

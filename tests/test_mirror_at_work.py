@@ -405,6 +405,29 @@ def test_a_copy_of_another_server_is_refused(tmp_path: Path) -> None:
 
 
 @virtual
+@pytest.mark.parametrize("adopt", [False, True])
+async def test_what_is_served_is_no_copy_of_itself(net: Net, tmp_path: Path, adopt: bool) -> None:
+    """What a server serves is refused as its copy, empty or adopted, by any name; a copy may be served itself."""
+    (link := tmp_path / "link").symlink_to(tmp_path / "dir")
+    if adopt:
+        three_files(tmp_path / "dir")
+    async with served(tmp_path / "dir"):
+        for copy in (tmp_path / "dir", link):
+            for use in (Mirror.plan, Mirror.sync, following_to_the_end):
+                with pytest.raises(CopyError, match=r"dir is the directory that http://server serves, and no copy"):
+                    await use(a_mirror(copy, adopt=adopt))
+        await a_mirror(tmp_path / "copy").sync()
+    async with served(tmp_path / "copy"):
+        await a_mirror(tmp_path / "third").sync()
+    assert files(tmp_path / "third") == files(tmp_path / "dir")
+
+
+async def following_to_the_end(mirror: Mirror) -> None:
+    async for _ in mirror.follow():
+        pass
+
+
+@virtual
 async def test_a_server_of_another_tree_at_the_same_address_is_refused(net: Net, tmp_path: Path) -> None:
     """What a server is called counts more than where it is; one that is not called anything is known by its address."""
     three_files(tmp_path / "dir")

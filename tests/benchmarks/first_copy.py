@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -163,9 +164,11 @@ def cpu_of(process: psutil.Process) -> float:
 
 
 @contextlib.contextmanager
-def running(*command: object) -> Iterator[psutil.Process]:
-    """A server, until the block ends."""
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+def running(*command: object, log: IO[str] | None = None) -> Iterator[psutil.Process]:
+    """A server, until the block ends; what it complains of goes to `log`."""
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=log or subprocess.DEVNULL
+    ) as process:
         try:
             yield psutil.Process(process.pid)
         finally:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -29,7 +30,7 @@ from lab.proxies.wire import Wire
 from tests.benchmarks.fan_out import free_port
 from tests.benchmarks.first_copy import cpu_of, fill, running, wait_for
 
-PATIENCE = 60  # s
+PATIENCE = 120  # s
 TRIP = 0.05  # s
 ALONE = 400_000  # bytes of a file that travels alone
 
@@ -117,8 +118,11 @@ def level(directory: Path, copy: Path, begun: float) -> float:
 
 
 @contextlib.contextmanager
-def served(directory: Path) -> Iterator[tuple[str, str, psutil.Process, psutil.Process]]:
-    """The addresses at which file-updates and rsync's daemon have a directory, and their processes."""
+def served(directory: Path, log: IO[str] | None = None) -> Iterator[tuple[str, str, psutil.Process, psutil.Process]]:
+    """The addresses at which file-updates and rsync's daemon have a directory, and their processes.
+
+    What file-updates complains of goes to `log`.
+    """
     (config := directory.with_name("rsyncd.conf")).write_text(
         f"use chroot = no\nreverse lookup = no\n[m]\npath = {directory}\nread only = yes\n"
         + ("uid = root\ngid = root\n" if os.geteuid() == 0 else "")
@@ -126,7 +130,7 @@ def served(directory: Path) -> Iterator[tuple[str, str, psutil.Process, psutil.P
     ports = free_port(), free_port()
     command = (sys.executable, "-m", "servers", "file-updates", "--watch", directory, "--port", ports[0])
     daemon = ("rsync", "--daemon", "--no-detach", f"--port={ports[1]}", f"--config={config}")
-    with running(*command, "--ignore", ".git") as server, running(*daemon) as other:
+    with running(*command, "--ignore", ".git", log=log) as server, running(*daemon) as other:
         for port in ports:
             wait_for(port)
         yield f"http://127.0.0.1:{ports[0]}", f"rsync://127.0.0.1:{ports[1]}/m/", server, other

@@ -81,12 +81,16 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All there is at `cursor`; `source` is what the server is called, `left_out` what is not listed, in words."""
+    """All there is at `cursor`; `source` is what the server is called, `left_out` what is not listed, in words.
+
+    `directory` tells the server's directory from all others, if it says so.
+    """
 
     cursor: str
     files: list[Entry]
     source: str | None = None
     left_out: str = ""
+    directory: Any = None
 
 
 class Pace:
@@ -255,7 +259,8 @@ def _listing(body: bytes) -> Listing:
             source = others.get("source")
             if not isinstance(source, str) or not 0 < len(source) <= LONGEST_CURSOR:
                 source = None
-            return Listing(cursor, [_entry(file) for file in files], source, _left_out(others.get("left_out")))
+            left_out, directory = _left_out(others.get("left_out")), others.get("directory")
+            return Listing(cursor, [_entry(file) for file in files], source, left_out, directory)
     raise BadAnswer('a listing has "cursor" and "files"')
 
 

@@ -5,6 +5,7 @@ a file of a listing or an update ─▶ version, or None
 """
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from lab.mirror.read import Reading
 from lab.mirror.report import Counters, Faults
 from lab.mirror.settings import Settings
 from lab.mirror.state import State
+from servers.places import tag
 
 Doing = Literal["fetch", "copy", "delete"]
 
@@ -31,6 +33,7 @@ class Word:
 
     def take(self, listing: Listing) -> None:
         """Expect what a listing says, and nothing else. Raises CopyError."""
+        self.check_directory(listing.directory)
         self.check_source(listing.source)
         self.left_out = f"; left out: {listing.left_out}" if listing.left_out else ""
         versions = ((entry.path, self.version(*entry)) for entry in listing.files)
@@ -38,6 +41,13 @@ class Word:
         for path in [path for path in self.state.wanted if not self.settings.wants(path)]:
             self.state.disown(path)
         self.state.expect_all(wanted, listing.cursor, listing.source, self.settings.plain_url)
+
+    def check_directory(self, directory: str | None) -> None:
+        """Raise CopyError if the copy is what the server serves: whoever edits there would be written over."""
+        with contextlib.suppress(FileNotFoundError):  # there is no copy yet
+            status = self.top.stat()
+            if directory == tag((status.st_dev, status.st_ino)):
+                raise CopyError(f"{self.top} is the directory that {self.settings.plain_url} serves, and no copy of it")
 
     def check_source(self, source: str | None) -> None:
         """Raise CopyError if the copy is another server's, as far as anybody can tell."""
