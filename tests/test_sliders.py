@@ -37,7 +37,27 @@ Names = dict[str, Any]
 def bound(source: str) -> set[str]:
     """The names that a statement gives a meaning to."""
     symbols = symtable.symtable(source, "cell", "exec").get_symbols()
-    return {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    names = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    return names - passing(source)
+
+
+def passing(source: str) -> set[str]:
+    """The names that only comprehensions give a meaning to: since Python 3.12 they are the statement's own symbols."""
+    inside, outside = set[str](), set[str]()
+
+    def look(node: ast.AST, names: set[str]) -> None:
+        if isinstance(node, ast.comprehension):
+            look(node.target, inside)
+            for each in node.iter, *node.ifs:
+                look(each, names)
+            return
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        for child in ast.iter_child_nodes(node):
+            look(child, names)
+
+    look(ast.parse(source), outside)
+    return inside - outside
 
 
 def used(source: str) -> set[str]:
@@ -48,7 +68,7 @@ def used(source: str) -> set[str]:
     while todo:
         names |= {each.get_name() for each in todo[-1].get_symbols() if each.is_global()}
         todo += todo.pop().get_children()
-    return names
+    return names - passing(source)
 
 
 def before(notebook: NotebookNode, end: int, wanted: set[str], given: Names) -> list[str]:
