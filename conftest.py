@@ -13,6 +13,7 @@ runs again in its kernel: whole, in random cells, and with each change that its 
 where nobody goes on working); and a skipped test is a failed test.
 """
 
+import importlib
 import os
 import random
 import subprocess
@@ -51,7 +52,7 @@ class WatchedKernel(nbval.plugin.RunningKernel):  # type: ignore[misc]  # nbval 
     """
 
     def __init__(self, kernel_name: str, cwd: str | None = None, startup_timeout: float = 60) -> None:
-        import matplotlib.font_manager  # noqa: F401  # the first import on a machine writes a cache and says so on stderr
+        importlib.import_module("matplotlib.font_manager")  # on a machine for the first time it talks on stderr
 
         self._stderr: list[str] = []
         options = {"kernel_name": kernel_name, "cwd": cwd, "stderr": subprocess.DEVNULL}

@@ -28,7 +28,7 @@ class Place:
 
     def __init__(self, at: int | str) -> None:
         self.at = at
-        status = os.stat(at)  # noqa: PTH116
+        status = os.stat(at)
         self.place = status.st_dev, status.st_ino
 
     @classmethod
@@ -50,7 +50,7 @@ class Place:
         """The directory of this name in this one, through no link. Raises OSError."""
         if isinstance(self.at, int):
             return Place(os.open(name, READ | os.O_DIRECTORY, dir_fd=self.at))
-        path = os.path.join(self.at, name)  # noqa: PTH118
+        path = os.path.join(self.at, name)
         if os.path.realpath(path) != path:
             raise NotADirectoryError(errno.ENOTDIR, "not a directory of the tree")
         return Place(path)
@@ -76,7 +76,7 @@ class Place:
         """Of a name in it, no link followed."""
         if isinstance(self.at, int):
             return os.stat(name, dir_fd=self.at, follow_symlinks=False)
-        return os.lstat(os.path.join(self.at, name))  # noqa: PTH118
+        return os.lstat(os.path.join(self.at, name))
 
     def entries(self) -> "os._ScandirIterator[str]":
         """What is in it. The type checker has os.scandir(int) give str, as it does."""
@@ -87,7 +87,7 @@ class Place:
         if isinstance(self.at, int):
             file = os.fdopen(os.open(name, READ, dir_fd=self.at), "rb", buffering=0)
         else:
-            path = os.path.join(self.at, name)  # noqa: PTH118
+            path = os.path.join(self.at, name)
             file = os.fdopen(os.open(path, READ | getattr(os, "O_BINARY", 0)), "rb", buffering=0)
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()

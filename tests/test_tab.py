@@ -61,7 +61,7 @@ def test_over_a_calm_network_the_laws_hold() -> None:
     models = played(said)["models"]
     for model in "websocket", "sse":
         assert models[model]["requested"] == models[model]["requests"] == 0
-        assert models[model]["mean"] == pytest.approx(models[model]["mean_delay"] == 0.1 and 0.1)
+        assert models[model]["mean"] == pytest.approx(models[model]["mean_delay"]) == pytest.approx(0.1)
     short, long = models["short-polling"], models["long-polling"]
     assert short["requested"] == pytest.approx(short["requests"], abs=1)
     assert short["mean"] == pytest.approx(short["mean_delay"], abs=5 * 7 / math.sqrt(12 * short["delivered"]))
@@ -192,9 +192,9 @@ def test_the_controls_are_the_situation() -> None:
     usual = Situation.of({})
     assert {control.name for control in CONTROLS} | {"models"} == set(usual.__dataclass_fields__)
     for control in CONTROLS:
-        assert control.least <= control.default <= control.most
-        assert getattr(usual, control.name) == control.default
-        steps = (control.default - control.least) / control.step
+        assert control.least <= control.usual <= control.most
+        assert getattr(usual, control.name) == control.usual
+        steps = (control.usual - control.least) / control.step
         assert steps == pytest.approx(round(steps))
 
 

@@ -125,7 +125,7 @@ def test_a_page_counts_what_python_counts(name: str, host: str, tab: Tab) -> Non
         tab.page.evaluate("fragment => { location.hash = fragment }", fragment)
         used = {c.name for c in CONTROLS if set(c.models) & set(PAGES[name])}
         for key in used:
-            usual = next(c.default for c in CONTROLS if c.name == key)
+            usual = next(c.usual for c in CONTROLS if c.name == key)
             expect(tab.page.locator(f"#{key}")).to_have_value(f"{said.get(key, usual):g}")
         asked = {key: value for key, value in said.items() if key in used} | {"models": PAGES[name]}
         assert ran(tab.page) == json.loads(json.dumps(played(asked)))

@@ -209,13 +209,15 @@ def snapshot(directory: Path) -> Files:
     return found
 
 
-class Reader:
-    """A thread that looks at one copy after another while the block runs; what it saw is in `looks`."""
+class _Beside:
+    """A thread that does what `_run` says while a block runs, until it is `_enough`."""
 
-    def __init__(self, copies: Sequence[Path]) -> None:
-        self.copies, self.looks = copies, list[Look]()
+    def __init__(self) -> None:
         self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+
+    def _run(self) -> None:
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -224,6 +226,14 @@ class Reader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._enough.set()
         self._thread.join()
+
+
+class Reader(_Beside):
+    """Looks at one copy after another while the block runs, in a thread of its own; what it saw is in `looks`."""
+
+    def __init__(self, copies: Sequence[Path]) -> None:
+        super().__init__()
+        self.copies, self.looks = copies, list[Look]()
 
     def _run(self) -> None:
         while not self._enough.is_set():
@@ -232,25 +242,16 @@ class Reader:
                 self._enough.wait(LOOK_PAUSE)
 
 
-class NameReader:
-    """A thread that lists the files in some directories, as often as it can, while the block runs.
+class NameReader(_Beside):
+    """Lists the files in some directories, as often as it can, while the block runs, in a thread of its own.
 
     A file counts once, in whichever of them its name stands; they are listed in their order, so that of what moves on
     from one to a later one nothing is overlooked. `fewest` names were seen in a look; `looks` were made, `rate` per s.
     """
 
     def __init__(self, *directories: Path) -> None:
+        super().__init__()
         self.directories, self.fewest, self.looks, self.rate = directories, 0, 0, 0.0
-        self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reader of names", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._enough.set()
-        self._thread.join()
 
     def _run(self) -> None:
         begin = time.perf_counter()

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from fastapi import Request, Response
 from httpx_sse import SSEError
+from starlette.middleware.base import RequestResponseEndpoint
 
 from lab.bench.experiment import ClientLog, ExperimentError, experiment
 from lab.bench.result import Run
@@ -397,10 +398,10 @@ async def _conduct(net: Net, client: Client, ordeal: _Ordeal) -> Run:
     away = False
 
     @app.middleware("http")
-    async def gateway(request: Request, call_next: Callable[[Request], Any]) -> Response:
+    async def gateway(request: Request, call_next: RequestResponseEndpoint) -> Response:
         if request.url.path != "/events":
             ordeal.elsewhere.append(request.url.path)
-            return await call_next(request)  # type: ignore[no-any-return]  # starlette's own
+            return await call_next(request)
         after = request.headers.get("last-event-id") or request.query_params.get("after")
         ordeal.asked.append(_Asked(loop.time(), after, away))
         ordeal.head = feed.head
@@ -408,7 +409,7 @@ async def _conduct(net: Net, client: Client, ordeal: _Ordeal) -> Run:
             if sum(asked.refused for asked in ordeal.asked) > TOO_OFTEN:
                 await asyncio.sleep(0.5)
             return Response(status_code=503)
-        return await call_next(request)  # type: ignore[no-any-return]
+        return await call_next(request)
 
     async def listing() -> None:
         await asyncio.sleep(0.05)  # there and back

@@ -18,7 +18,7 @@ def run(program: str, main: Callable[[], Coroutine[Any, Any, None]], *, interrup
     open_standard_streams()
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115  # for as long as the program runs
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may have characters that this terminal has not
     try:

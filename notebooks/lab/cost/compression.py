@@ -8,6 +8,7 @@ installed.
 """
 
 import gc
+import importlib.util
 import json
 import random
 import ssl
@@ -78,9 +79,7 @@ def ways() -> dict[str, Callable[[], Compress]]:
         "gzip, one context": shared,
         "gzip, one context of 4 KiB": lambda: shared(12, 5),
     }
-    try:
-        import brotli  # noqa: F401  # only looked for
-    except ImportError:
+    if importlib.util.find_spec("brotli") is None:
         return found
     return found | {"brotli, one context": brotli_shared}
 

@@ -72,7 +72,7 @@ class Load:
             _, client = await asyncio.get_running_loop().create_connection(lambda: kind(self), host, int(port))
             self.clients.append(client)
         async with asyncio.timeout(ANSWER_LIMIT):
-            while any(not (client.heard or client.transport.is_closing()) for client in self.clients):  # noqa: ASYNC110
+            while any(not (client.heard or client.transport.is_closing()) for client in self.clients):  # noqa: ASYNC110  # protocols
                 await asyncio.sleep(0.005)  # a hundred events for it would cost the load more
 
     def close(self) -> None:

@@ -99,7 +99,7 @@ def read(rung: str, file: Path, deliveries: int) -> Profile:
         raise RuntimeError(f"{rung}: {deliveries} deliveries, and {'a' if file.exists() else 'no'} profile")
     seconds: dict[str, float] = {}
     calls = 0
-    for (path, _, name), (_, count, own, _, _) in pstats.Stats(str(file)).stats.items():  # type: ignore[attr-defined]
+    for (path, _, name), (_, count, own, _, _) in pstats.Stats(str(file)).stats.items():  # type: ignore[attr-defined]  # typeshed leaves it out
         whose = owner(path, name)
         seconds[whose] = seconds.get(whose, 0.0) + own / deliveries
         calls += count

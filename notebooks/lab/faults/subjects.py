@@ -5,7 +5,7 @@ subject.make(feed, pace, tree) ─▶ the real server        subject.news(url, c
 
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,8 @@ class Memory(ClientLog):
         return super().request()
 
 
-Follow = Callable[[str, str | None, Pace, Memory, Path], AsyncIterator[str | Reset]]
+Paths = AsyncGenerator[str | Reset, None]
+Follow = Callable[[str, str | None, Pace, Memory, Path], Paths]
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,18 @@ class Subject:
     forgetting: Follow
 
 
-def _follow(model: Callable[[str, str | None, Pace, Memory], AsyncIterator[News]]) -> Follow:
-    async def paths(url: str, cursor: str | None, pace: Pace, log: Memory, place: Path) -> AsyncIterator[str | Reset]:
-        async with contextlib.aclosing(model(url, cursor, pace, log)) as stream:  # type: ignore[type-var]
+def _follow(model: Callable[[str, str | None, Pace, Memory], AsyncGenerator[News, None]]) -> Follow:
+    async def paths(url: str, cursor: str | None, pace: Pace, log: Memory, place: Path) -> Paths:
+        async with contextlib.aclosing(model(url, cursor, pace, log)) as stream:
             async for news in stream:
                 yield news if isinstance(news, Reset) else news.path
 
     return paths
 
 
-async def _mirrored(url: str, cursor: str | None, pace: Pace, log: Memory, place: Path) -> AsyncIterator[str | Reset]:
-    limits = {"heartbeat": pace.heartbeat, "timeout": pace.timeout, "jitter": pace.base / 20}
-    mirror = Mirror(url, place, retry=pace.back_off(log.number), log=log, **limits)  # type: ignore[arg-type]
+async def _mirrored(url: str, cursor: str | None, pace: Pace, log: Memory, place: Path) -> Paths:
+    retry, jitter = pace.back_off(log.number), pace.base / 20
+    mirror = Mirror(url, place, retry=retry, log=log, heartbeat=pace.heartbeat, timeout=pace.timeout, jitter=jitter)
     relisted = 0
     async with contextlib.aclosing(mirror.follow()) as changes:
         async for change in changes:

@@ -145,7 +145,7 @@ class World(ABC):
         cursor: str | None = memory.cursor
         while True:
             try:
-                async with contextlib.aclosing(follow(self.url, cursor, self.pace, memory, place)) as news:  # type: ignore[type-var]
+                async with contextlib.aclosing(follow(self.url, cursor, self.pace, memory, place)) as news:
                     async for path in news:
                         self.take(memory, path)
                         stall, self.stall = self.stall, 0.0

@@ -24,7 +24,7 @@ class Directory:
 
     def __init__(self, name: str, above: "Directory | None" = None) -> None:
         """Open it: NotADirectoryError for a symbolic link, as for any other thing."""
-        self.path: str = os.path.join(above.path, name) if above else name  # noqa: PTH118
+        self.path: str = os.path.join(above.path, name) if above else name
         self.descriptor = -1
         if DESCRIPTORS:
             try:
@@ -46,21 +46,21 @@ class Directory:
         """How the system is told of a name in it."""
         if DESCRIPTORS:
             return name, {"dir_fd": self.descriptor}
-        return os.path.join(self.path, name), {}  # noqa: PTH118
+        return os.path.join(self.path, name), {}
 
     def identity(self) -> tuple[int, int]:
         """What tells it from any other: its device and inode."""
-        status = os.fstat(self.descriptor) if DESCRIPTORS else os.stat(self.path)  # noqa: PTH116
+        status = os.fstat(self.descriptor) if DESCRIPTORS else os.stat(self.path)
         return status.st_dev, status.st_ino
 
     def names(self) -> list[str]:
         """What is in it."""
-        return os.listdir(self.descriptor if DESCRIPTORS else self.path)  # noqa: PTH208
+        return os.listdir(self.descriptor if DESCRIPTORS else self.path)
 
     def stat(self, name: str) -> os.stat_result:
         """What a name stands for, links not followed."""
         where, options = self.at(name)
-        return os.stat(where, follow_symlinks=False, **options)  # noqa: PTH116
+        return os.stat(where, follow_symlinks=False, **options)
 
     def mode(self, name: str) -> int:
         """The same, as far as its type and rights go; 0 if for nothing."""
@@ -79,7 +79,7 @@ class Directory:
         if DESCRIPTORS:
             os.rename(name, new, src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
         else:
-            os.replace(self.at(name)[0], to.at(new)[0])  # noqa: PTH105
+            os.replace(self.at(name)[0], to.at(new)[0])
 
     def link(self, name: str, to: "Directory", new: str) -> None:
         """Give a file another name, which nothing has yet."""
@@ -96,7 +96,7 @@ class Directory:
     def mkdir(self, name: str) -> None:
         """Make a directory."""
         where, options = self.at(name)
-        os.mkdir(where, **options)  # noqa: PTH102
+        os.mkdir(where, **options)
 
     def rmdir(self, name: str) -> None:
         """Remove an empty directory."""
@@ -107,7 +107,7 @@ class Directory:
 def by_name(directory: str | Path) -> tuple[int, int] | None:
     """The identity of what stands under a name now; None if nothing does."""
     try:
-        status = os.stat(directory)  # noqa: PTH116
+        status = os.stat(directory)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -24,25 +24,29 @@ class Control(NamedTuple):
     step: float
     unit: str = ""
     models: tuple[str, ...] = SLUGS
-    default: float = 0.0
+
+    @property
+    def usual(self) -> float:
+        """Where it stands at first."""
+        value: float = getattr(Situation, self.name)
+        return value
 
 
 CONTROLS = (
-    Control("rate", "Updates a second", 0, 10, 0.1, "", default=0.5),
-    Control("interval", "Polling interval", 0.5, 60, 0.5, "s", ("short-polling",), default=5),
-    Control("hold", "Longest hold", 1, 60, 1, "s", ("long-polling",), default=30),
-    Control("delay", "One-way delay", 0, 2, 0.005, "s", default=0.05),
-    Control("loss", "Share of packets lost", 0, 0.5, 0.01, "", default=0),
-    Control("clients", "Clients of each model", 1, 10, 1, "", default=3),
-    Control("seconds", "The schedule lasts", 10, 3600, 10, "s", default=60),
-    Control("cut", "Connections cut at, 0: never", 0, 3600, 1, "s", default=0),
-    Control("dark", "Black hole from, 0: never", 0, 3600, 1, "s", default=0),
-    Control("darkness", "The black hole lasts", 1, 300, 1, "s", default=20),
-    Control("heartbeat", "Heartbeat", 1, 60, 1, "s", ("websocket", "sse"), default=15),
-    Control("seed", "Seed", 0, 9999, 1, "", default=1),
+    Control("rate", "Updates a second", 0, 10, 0.1),
+    Control("interval", "Polling interval", 0.5, 60, 0.5, "s", ("short-polling",)),
+    Control("hold", "Longest hold", 1, 60, 1, "s", ("long-polling",)),
+    Control("delay", "One-way delay", 0, 2, 0.005, "s"),
+    Control("loss", "Share of packets lost", 0, 0.5, 0.01),
+    Control("clients", "Clients of each model", 1, 10, 1),
+    Control("seconds", "The schedule lasts", 10, 3600, 10, "s"),
+    Control("cut", "Connections cut at, 0: never", 0, 3600, 1, "s"),
+    Control("dark", "Black hole from, 0: never", 0, 3600, 1, "s"),
+    Control("darkness", "The black hole lasts", 1, 300, 1, "s"),
+    Control("heartbeat", "Heartbeat", 1, 60, 1, "s", ("websocket", "sse")),
+    Control("seed", "Seed", 0, 9999, 1),
 )
 WHOLE = ("clients", "seed")
-_DEFAULTS = {control.name: control.default for control in CONTROLS}
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,18 @@ class Situation:
     """
 
     models: tuple[str, ...]
-    rate: float = _DEFAULTS["rate"]
-    interval: float = _DEFAULTS["interval"]
-    hold: float = _DEFAULTS["hold"]
-    delay: float = _DEFAULTS["delay"]
-    loss: float = _DEFAULTS["loss"]
-    clients: int = int(_DEFAULTS["clients"])
-    seconds: float = _DEFAULTS["seconds"]
-    cut: float = _DEFAULTS["cut"]
-    dark: float = _DEFAULTS["dark"]
-    darkness: float = _DEFAULTS["darkness"]
-    heartbeat: float = _DEFAULTS["heartbeat"]
-    seed: int = int(_DEFAULTS["seed"])
+    rate: float = 0.5
+    interval: float = 5
+    hold: float = 30
+    delay: float = 0.05
+    loss: float = 0
+    clients: int = 3
+    seconds: float = 60
+    cut: float = 0
+    dark: float = 0
+    darkness: float = 20
+    heartbeat: float = 15
+    seed: int = 1
 
     def __post_init__(self) -> None:
         known = [slug for slug in SLUGS if slug in self.models]

@@ -268,7 +268,7 @@ def facts() -> dict[str, object]:
     from servers.models import MODELS
 
     return {
-        "controls": [control._asdict() for control in CONTROLS],
+        "controls": [control._asdict() | {"default": control.usual} for control in CONTROLS],
         "models": {
             model.slug: {
                 "name": model.name,
