@@ -92,6 +92,6 @@ def folds_case(directory: str) -> bool:
     if name.swapcase() == name:
         return sys.platform in ("darwin", "win32")  # as their file systems are as a rule
     try:
-        return os.path.samefile(directory, os.path.join(parent, name.swapcase()))  # noqa: PTH118, PTH121
+        return os.path.samefile(directory, os.path.join(parent, name.swapcase()))  # noqa: PTH118, PTH121  # str, as the caller's
     except OSError:
         return False

@@ -422,7 +422,7 @@ class UnframedCycle(RequestResponseCycle):
         if message["type"] == "http.response.start":
             headers = message.get("headers", ())
             if not any(name.lower() == b"content-length" for name, _ in headers):
-                self.chunked_encoding, self.expected_content_length = False, math.inf  # type: ignore[assignment]
+                self.chunked_encoding, self.expected_content_length = False, math.inf  # type: ignore[assignment]  # no int
                 message["headers"] = [each for each in headers if each[0].lower() != b"connection"]  # it is not kept
         elif self.expected_content_length == math.inf and not message.get("more_body"):
             self.expected_content_length = len(message.get("body", b""))  # type: ignore[arg-type]  # it is bytes
@@ -690,7 +690,7 @@ class Tap:
                 received(len(data))
                 receive_data(data)
 
-            carrier.conn.receive_data = count  # type: ignore[method-assign]
+            carrier.conn.receive_data = count  # type: ignore[method-assign]  # uvicorn's
 
     def write(self, data: bytes) -> None:
         """Count, and write."""

@@ -335,7 +335,7 @@ def weakly(endpoint: Endpoint) -> Endpoint:
         return await the_endpoint(*args, **kwargs)
 
     call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
-    call.__signature__ = inspect.signature(endpoint, eval_str=True)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.signature(endpoint, eval_str=True)  # type: ignore[attr-defined]  # FastAPI reads it
     return call
 
 

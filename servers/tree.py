@@ -219,7 +219,7 @@ class Tree(Hashing):
 
     def _still(self, top: Place) -> None:
         """Raise OSError if the directory has moved away meanwhile: it would have seemed to be empty."""
-        status = os.stat(os.path.realpath(self.directory))  # noqa: PTH116
+        status = os.stat(os.path.realpath(self.directory))  # noqa: PTH116  # str, as are all paths here
         if (status.st_dev, status.st_ino) != top.place:
             raise Replaced(errno.ESTALE, "another directory has come in its place")
 
