@@ -51,6 +51,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 POLLED = "/updates"  # where an answer says that there is nothing later, which must be known for that
 CELLS = 5  # numbers of a server's traffic
 REQUESTS, HELD = 0, 1  # the cells of two of them, for who counts often
+BEGINS = ("http.response.start", "websocket.accept")  # the messages that an answer begins with
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
 log = logging.getLogger("servers")
@@ -141,6 +142,33 @@ class Traffic(Collector):
                 yield metric
 
 
+class Held:
+    """One request in the gauge of what is held, until the block's end.
+
+    A poll is held from its beginning (`at_once`), a stream from when its answer begins, for by then it has a cursor:
+    what is published once it is seen here, it hears.
+    """
+
+    __slots__ = ("held", "send", "traffic")
+
+    def __init__(self, traffic: Traffic, send: Send, *, at_once: bool = False) -> None:
+        self.traffic, self.send, self.held = traffic, send, at_once
+        traffic.held += at_once
+
+    def __enter__(self) -> Send:
+        return self.answer
+
+    def __exit__(self, *_: object) -> None:
+        self.traffic.held -= self.held
+
+    async def answer(self, message: Message) -> None:
+        """Send, and see whether it begins here."""
+        if not self.held and message["type"] in BEGINS:
+            self.held = True
+            self.traffic.held += 1
+        await self.send(message)
+
+
 class Counted:
     """ASGI middleware that keeps `Traffic` true for one path, however a request ends.
 
@@ -158,17 +186,14 @@ class Counted:
         if feed.lost or (feed.away and self.path == POLLED):
             away = JSONResponse({"detail": f"{feed.trouble}: ask again"}, 503, NO_STORE | {"Retry-After": RETRY_AFTER})
             return await away(scope, receive, send)
-        self.traffic.held += 1
 
         async def send_last(message: Message) -> None:
             if self.leases.closing.drained < math.inf and message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
 
-        try:
-            return await self.app(scope, receive, send_last)
-        finally:
-            self.traffic.held -= 1
+        with Held(self.traffic, send_last, at_once=self.path == POLLED) as answer:
+            return await self.app(scope, receive, answer)
 
 
 class Service(FastAPI):

@@ -319,6 +319,20 @@ async def test_a_lost_connection_is_no_measurement() -> None:
         clients.close()
 
 
+@on_a_loop
+async def test_a_window_lasts_until_what_it_is_about_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is shorter than its news is rare goes on to the first; what never comes is said, not divided by."""
+    with ServerProcess("sse", rate=2, regular=True) as server:
+        clients = Load("sse", server.url)
+        windows = [await processes.observe(server, clients, n, 0.001, due=["deliveries"]) for n in (0, 1, 1, 1)]
+        monkeypatch.setattr(processes, "ANSWER_LIMIT", 0.1)
+        with pytest.raises(RuntimeError, match="beats and no messages in 0 s"):
+            await processes.observe(server, clients, 1, 0.001, due=["deliveries", "beats", "messages"])
+        clients.close()
+    assert windows[0].seconds < 0.2
+    assert [w.deliveries >= 1 for w in windows] == [False, True, True, True]
+
+
 def test_a_busy_machine_is_said_to_be_busy() -> None:
     """A window on a loop that was late is marked, and a measurement says what others took during its windows."""
     quiet, loaded = polled()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import re
+import time
 import weakref
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -11,14 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
+import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
 from servers import demo, file_updates, long_polling, short_polling, sse, websocket
 from servers.background import Server, ServerError, serve
-from servers.feed import Feed
+from servers.feed import Batch, Feed, Gap
 from servers.models import MODELS, model
 from servers.service import PAGES, Service
-from tests.support import PATIENCE, events, http, loop_of, on_a_loop, received, socket_to, until, virtual_get
+from tests.support import PATIENCE, Events, events, http, loop_of, on_a_loop, received, socket_to, until, virtual_get
 
 
 @pytest.fixture(scope="module", params=[model.name for model in MODELS])
@@ -251,6 +253,38 @@ async def test_the_metrics_of_sse_count_streams_reconnects_and_deliveries() -> N
             await until(lambda: app.traffic.held == 1)
             held = await metrics(server)
     assert (held["updates_requests_total"], held["updates_delivered_total"], held["updates_held"]) == (3, 3, 1)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["as taught", "fast"])
+@pytest.mark.parametrize("name", ["websocket", "sse"])
+@on_a_loop
+async def test_whoever_sees_a_stream_held_may_publish_and_it_hears_of_it(name: str, fast: bool) -> None:
+    """A stream is held from when its cursor is known: one published into the moment before is older than the stream."""
+
+    class Watched(Feed):
+        def opening(self, *cursors: str | None) -> Batch | Gap:
+            before.append(app.traffic.held)
+            time.sleep(0.05)  # whoever looks from another thread has the time for it
+            return super().opening(*cursors)
+
+    feed, before = Watched(), list[int]()
+    app = model(name).create_app(feed, fast=fast)
+    with serve(app) as server:
+        connection = socket_to(server) if name == "websocket" else events(server)
+        opened = asyncio.create_task(connection.__aenter__())
+        await until(lambda: app.traffic.held == 1)
+        feed.publish("news")
+        stream = await opened
+        if isinstance(stream, Events):
+            await stream.block(), await stream.block()
+            assert (await stream.update())["path"] == "news"
+        else:
+            assert isinstance(stream, websockets.ClientConnection)
+            assert (await received(stream))["type"] == "hello"
+            assert (await received(stream))["updates"][0]["path"] == "news"
+        await connection.__aexit__(None, None, None)
+        await until(lambda: app.traffic.held == 0)
+    assert before == [0]
 
 
 # --- the source ---

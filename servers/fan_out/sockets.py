@@ -8,6 +8,7 @@ for what the client says; none of FastAPI's routing and middleware stands behind
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from fastapi import WebSocket
@@ -17,7 +18,7 @@ from servers.fan_out import Client, FanOut
 from servers.feed import Batch, Gap
 from servers.lease import Lease
 from servers.on_uvicorn import WebSocketProtocol, carrier_of, frame_of
-from servers.service import Service
+from servers.service import Held, Service
 from servers.websocket import GOING_AWAY, LEFT, RENEW, Connection, hello_message, reset_message, updates_message
 
 Accept = Callable[[WebSocket, str | None], Awaitable[Batch | Gap | None]]
@@ -62,23 +63,19 @@ class SocketFanOut(FanOut):
             if scope["type"] == "websocket" and scope["path"] == scope.get("root_path", "") + app.path:
                 carrier = carrier_of(send)
                 if isinstance(carrier, WebSocketProtocol):
-                    return await self.serve(carrier, WebSocket(scope, receive, send), send)
+                    return await self.serve(carrier, scope, receive, send)
             return await behind(scope, receive, send)
 
         app.gate = gate
 
-    async def serve(self, carrier: WebSocketProtocol, socket: WebSocket, send: Send) -> None:
+    async def serve(self, carrier: WebSocketProtocol, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client until it leaves, or asks for less than everything."""
         self.traffic.requests += 1
-        self.traffic.held += 1
-        try:
+        with Held(self.traffic, send) as answer, contextlib.suppress(*LEFT):
+            socket = WebSocket(scope, receive, answer)
             if opening := await self.accept(socket, socket.query_params.get("after")):
                 with self.leases.begin() as lease:
                     await self.follow(carrier, socket, send, opening, lease)
-        except LEFT:
-            pass
-        finally:
-            self.traffic.held -= 1
 
     async def follow(
         self, carrier: WebSocketProtocol, socket: WebSocket, send: Send, opening: Batch | Gap, lease: Lease

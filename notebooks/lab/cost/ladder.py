@@ -225,7 +225,7 @@ async def climb(
         for server in servers:
             clients = Load("sse", server.url)
             try:
-                few, many = [await observe(server, clients, count, seconds) for count in counts]
+                few, many = [await observe(server, clients, n, seconds, due=["deliveries"]) for n in counts]
             finally:
                 clients.close()
             steps[server.model] = Step(server.model, few, many)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -26,7 +26,7 @@ import psutil
 
 from lab.bench.metronome import metronome
 from lab.bench.result import BUSY, FULL
-from lab.cost.load import Load
+from lab.cost.load import ANSWER_LIMIT, Load
 from servers.limits import check_positive
 
 START_LIMIT = 60.0  # seconds until a server that says nothing is given up
@@ -122,20 +122,34 @@ class Window:
 COUNTED = ("requests", "deliveries", "beats", "messages", "up", "down")
 
 
-async def observe(server: ServerProcess, clients: Load, count: int, seconds: float) -> Window:
-    """The window of so many seconds after so many connections are open. Raises RuntimeError when one is lost."""
+async def observe(
+    server: ServerProcess, clients: Load, count: int, seconds: float, *, due: Sequence[str] = ()
+) -> Window:
+    """The window after so many connections are open: so many seconds, and on until each count that is `due` has begun.
+
+    Raises RuntimeError when a connection is lost, and when what is due does not come.
+    """
+
+    def missing() -> list[str]:
+        return [name for name in due if count and getattr(clients, name) == before[name]]
+
     check_positive(seconds=seconds)
     await clients.connect(count)
     await asyncio.sleep(SETTLE)
     async with metronome() as ticks:
         begin, cpu, own, machine = time.perf_counter(), server.cpu, time.process_time(), at_work()
-        before = [getattr(clients, name) for name in COUNTED]
+        before = {name: getattr(clients, name) for name in COUNTED}
         await asyncio.sleep(seconds)
+        until = time.perf_counter() + ANSWER_LIMIT  # on a machine that stood still nothing may have come yet
+        while missing() and clients.open == count and time.perf_counter() < until:  # noqa: ASYNC110  # protocols count
+            await asyncio.sleep(0.01)
         used, took = server.cpu - cpu, time.perf_counter() - begin
-        counted = {name: getattr(clients, name) - n for name, n in zip(COUNTED, before, strict=True)}
+        counted = {name: getattr(clients, name) - n for name, n in before.items()}
         others = at_work() - machine - used - (time.process_time() - own)
     if clients.open != count:
         raise RuntimeError(f"{server.model}: {clients.open} of {count} connections are left")
+    if late := missing():
+        raise RuntimeError(f"{server.model}: no {' and no '.join(late)} in {took:.0f} s")
     return Window(count, took, used, server.memory, floor=ticks.floor, others=others / took / CPUS, **counted)
 
 
