@@ -182,6 +182,7 @@ class Feed:
             raise ValueError(f"an epoch is 1 to 32 digits and small letters, not {self.epoch!r}")
         self.history, self.history_bytes = history, history_bytes
         self.starting: Callable[[], str] | None = None  # until a source can tell what changes: how far it is
+        self.delayed: str | None = None  # what its source waits for before it can tell more
         self.trouble: str | None = None  # what keeps it from knowing all that is published: it may be elsewhere
         self.away = self.lost = False  # it cannot be read at present; and has not been for so long that streams end
         self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones

@@ -142,6 +142,10 @@ def create_app(
     listing = Listing(feed, tree)
     downloads = Downloads(tree) if tree else None
 
+    def be_there() -> None:
+        if waiting := feed.starting() if feed.starting else feed.delayed:
+            raise HTTPException(503, waiting, headers={"Retry-After": RETRY_AFTER})
+
     @app.get("/files", responses={304: {"description": "Nothing has changed"}})
     async def files(request: Request) -> Response:
         """What stands at a cursor, in the order of paths; the cursor is the ETag."""
@@ -158,6 +162,7 @@ def create_app(
         """The bytes of one file, or a range of them; their SHA-256 is the ETag."""
         if downloads is None:
             raise HTTPException(404, "this server has news of files, and none of them")
+        be_there()
         return await downloads.answer(requested_path(request), request)
 
     @app.post("/bundle", response_class=Archive)
@@ -165,8 +170,7 @@ def create_app(
         """The small ones of these files in one tar archive, each with its hash; the others are asked for alone."""
         if tree is None:
             raise HTTPException(404, "this server has news of files, and none of them")
-        if feed.starting:
-            raise HTTPException(503, feed.starting(), headers={"Retry-After": RETRY_AFTER})
+        be_there()
         return Bundle(tree, wanted.paths)
 
     @app.get("/events")

@@ -262,7 +262,7 @@ class Service(FastAPI):
             return response
 
         @self.get(
-            "/healthz", responses={503: {"description": "It starts, drains, or its source of updates has failed"}}
+            "/healthz", responses={503: {"description": "It starts or drains, or its source has failed or waits"}}
         )
         async def health() -> Response:
             """Whether the server can tell what changes, and where its log stands."""
@@ -304,7 +304,9 @@ class Service(FastAPI):
             return f"the source of updates failed: {told(self.failure)}"
         if self.feed.trouble:
             return self.feed.trouble
-        return f"starting: {self.feed.starting()}" if self.feed.starting else "ok"
+        if self.feed.starting:
+            return f"starting: {self.feed.starting()}"
+        return self.feed.delayed or "ok"
 
     def add_api_websocket_route(self, path: str, endpoint: Endpoint, *args: Any, **options: Any) -> None:
         """As FastAPI's, but as in `Route`."""

@@ -22,7 +22,7 @@ from typing import BinaryIO
 from servers.feed import Known, Unavailable, check_path
 from servers.hashing import File
 from servers.index import Index
-from servers.places import identity, open_below
+from servers.places import identity
 from servers.redis_feed import Fenced, RedisFeed
 from servers.service import Source
 from servers.sources import watch
@@ -113,7 +113,7 @@ class SharedTree(Tree):
             known = self.feed.known(path)
         if known is None or known.sha256 is None:
             raise FileNotFoundError(errno.ENOENT, "not in the tree")
-        file = open_below(os.path.realpath(self.directory), os.fsdecode(path.encode()).split("/"))
+        file = self._opened(path)
         try:
             status = os.fstat(file.fileno())
             if status.st_size > self.limit:

@@ -179,6 +179,7 @@ class Watcher:
             pass
         finally:
             self.tree.abandoned, self.tree.listener, self.tree.apart = True, None, None
+            self.feed.delayed = None
             self.apart.close()
             self.hints.close()
             if self.changed:
@@ -201,7 +202,8 @@ class Watcher:
             self.hints.wait(PAUSE)
             if self.tree.abandoned:
                 raise Abandoned
-        self.cost, self.held, self.changed = time.thread_time() - began, None, True
+        self.cost, self.changed = time.thread_time() - began, True
+        self.go_on()
         self.feed.adopt({path: file.known for path, file in self.tree.files.items()})
         self.feed.starting = None
         self.tell([])
@@ -268,18 +270,24 @@ class Watcher:
         except OSError as error:
             self.hold(error, time.thread_time() - began)
         else:
-            self.cost, self.held = time.thread_time() - began, None
+            self.cost = time.thread_time() - began
+            self.go_on()
             self.sweep_at = time.monotonic() + self.pace()
             self.tell(edits)
 
     def hold(self, error: OSError, cost: float = 0.0) -> None:
-        """Publish nothing until the directory is as it was; say so once."""
+        """Publish nothing until the directory is as it was; say so once, and to who asks for the server's health."""
         if self.held is not type(error):
             reason = error.strerror or str(error)
             why = f"{reason}; nothing is published" if isinstance(error, Replaced | Emptied) else reason
-            self.say("%s cannot be read (%s): waiting for it", self.tree.directory, why)
+            self.feed.delayed = f"{self.tree.directory} cannot be read ({why}): waiting for it"
+            self.say("%s", self.feed.delayed)
         self.held, self.sweeping = type(error), None
         self.sweep_at = time.monotonic() + max(PAUSE, cost / BLIND_SHARE)
+
+    def go_on(self) -> None:
+        """The directory is there."""
+        self.held = self.feed.delayed = None
 
     def tell(self, edits: list[Edit]) -> None:
         """Publish these, name what was left out, and note what is to be looked at again."""

@@ -219,9 +219,13 @@ class Tree(Hashing):
 
     def _still(self, top: Place) -> None:
         """Raise OSError if the directory has moved away meanwhile: it would have seemed to be empty."""
-        status = os.stat(os.path.realpath(self.directory))  # noqa: PTH116  # str, as are all paths here
-        if (status.st_dev, status.st_ino) != top.place:
+        if not self._stands(top.place):
             raise Replaced(errno.ESTALE, "another directory has come in its place")
+
+    def _stands(self, place: tuple[int, int]) -> bool:
+        """Whether what now has the directory's name is this one. Raises FileNotFoundError."""
+        status = os.stat(os.path.realpath(self.directory))  # noqa: PTH116  # str, as are all paths here
+        return (status.st_dev, status.st_ino) == place
 
     def _top(self) -> Place:
         return Place.top(os.path.realpath(self.directory))
@@ -261,7 +265,7 @@ class Tree(Hashing):
         known = self.files.get(path)
         if known is None:
             raise FileNotFoundError(errno.ENOENT, "not in the tree")
-        file = open_below(os.path.realpath(self.directory), os.fsdecode(path.encode()).split("/"))
+        file = self._opened(path)
         try:
             status = os.fstat(file.fileno())
             if status.st_size > self.limit:
@@ -270,6 +274,19 @@ class Tree(Hashing):
         except BaseException:
             file.close()
             raise
+
+    def _opened(self, path: str) -> BinaryIO:
+        """What stands there, opened. Raises BlockingIOError when the directory itself is not there."""
+        try:
+            return open_below(os.path.realpath(self.directory), os.fsdecode(path.encode()).split("/"))
+        except (FileNotFoundError, NotADirectoryError):
+            try:
+                there = self._stands(self.place or self.opened)
+            except FileNotFoundError:
+                there = False
+            if there:
+                raise
+            raise BlockingIOError(errno.EAGAIN, "the directory is not there") from None
 
     def _current(self, path: str, file: BinaryIO, known: File, status: os.stat_result) -> File:
         what, fresh = identity(status), self._fresh.get(path)

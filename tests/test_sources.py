@@ -306,11 +306,15 @@ def test_a_directory_that_vanishes_is_waited_for(
         async with watching(feed, tree):
             await asyncio.to_thread(directory.rename, away)
             await until(lambda: warnings(caplog))
+            assert feed.delayed == warnings(caplog)[0]
+            with pytest.raises(BlockingIOError, match="the directory is not there"):
+                tree.open("a")
             looked = len(looks)
             await until(lambda: len(looks) >= looked + 2)
             (away / "b").unlink()
             await asyncio.to_thread(away.rename, directory)
             position = await follow_until(feed, model, 0, lambda: model == state(directory))
+            assert feed.delayed is None
             assert [(u.change, u.path) for u in feed.read(0).updates] == [("deleted", "b")]
             (directory / "a").write_text("changed")
             await follow_until(feed, model, position, lambda: model == state(directory))
@@ -827,6 +831,31 @@ def test_while_the_first_look_is_under_way_the_server_says_how_far_it_is(
         assert [file["path"] for file in client.get("/files").json()["files"]] == ["0", "1", "2"]
         assert feed.head == 0
     assert index.load().keys() <= {"0", "1", "2"}
+
+
+def test_while_the_directory_is_away_its_files_are_not_gone(directory: Path, hints_only: None) -> None:
+    """Nobody hears of a 404: health, files and bundles are 503 and say what is waited for; the listing stays."""
+    (directory / "a").write_text("a")
+    away, wanted = directory.with_name("away"), {"paths": ["a"]}
+    feed, tree = Feed(), Tree(directory)
+    app = file_updates.create_app(feed, tree, source=lambda: watch(feed, tree))
+    with serve(app) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+        assert client.get("/files/a").text == "a"
+        directory.rename(away)
+        assert client.get("/files/a").status_code == 503, "at once, before the watch has seen it"
+        asyncio.run(until(lambda: client.get("/healthz").status_code == 503))
+        waiting = f"{directory} cannot be read (No such file or directory): waiting for it"
+        assert client.get("/healthz").json()["status"] == waiting
+        for answer in (client.get("/files/a"), client.post("/bundle", json=wanted)):
+            assert (answer.status_code, answer.json()["detail"]) == (503, waiting)
+            assert answer.headers["Retry-After"]
+        assert [file["path"] for file in client.get("/files").json()["files"]] == ["a"]
+        assert client.get("/files/b").status_code == 503
+        away.rename(directory)
+        asyncio.run(until(lambda: client.get("/healthz").status_code == 200))
+        assert client.get("/files/a").text == "a"
+        assert client.get("/files/b").status_code == 404
+        assert feed.head == 0
 
 
 def test_a_start_on_a_directory_that_has_lost_everything_waits_for_it(
