@@ -240,6 +240,37 @@ def test_numbers_that_redis_may_have_lost_are_never_given_again(server: RedisSer
                 assert gap(feed, "e-8") == "epoch"
 
 
+def fail_over(server: RedisServer, replica: RedisServer, lagging: Callable[[], object]) -> None:
+    """Let another Redis take over, at the same address, without the last of what the first one has acknowledged."""
+    with contextlib.closing(redis.Redis(port=replica.port)) as new:
+        new.replicaof("NO", "ONE")
+        lagging()
+        server.kill()
+        new.config_set("port", str(server.port))
+
+
+def test_a_replica_that_takes_over_keeps_the_epoch_and_what_it_had_not_got_is_told(server: RedisServer) -> None:
+    """A failover: cursors stay good behind the same address; whoever knows of an update that lagged is told "epoch"."""
+    with contextlib.closing(redis.Redis(port=server.port)) as old:
+        old.config_set("repl-diskless-sync-delay", "0")
+        replicates = "--replicaof", "127.0.0.1", str(server.port)
+        with RedisServer(*replicates) as replica, RedisFeed(server.url, epoch="e") as one:
+            one.publish("a", size=1, sha256="00")
+            one.publish("b")
+            assert old.wait(1, int(1000 * PATIENCE)) == 1  # the replica has acknowledged
+            fail_over(server, replica, lambda: one.publish("lagging"))
+            with RedisFeed(server.url) as fresh:
+                until(lambda: one.cursor == "e-2" and not one.away)
+                assert set(fresh.listing()[1]) == set(one.listing()[1]) == {"a", "b"}
+                for feed in (one, fresh):
+                    assert gap(feed, "e-3") == "epoch"
+                after = fresh.publish("c").cursor
+                assert after == f"e-{3 + SKIP}"
+                for feed in (one, fresh):
+                    reads(feed, after)
+                    assert seen(feed, "e-1") == [2, 3 + SKIP]
+
+
 @pytest.mark.parametrize("lost", ["FLUSHALL", "DEL updates:log"])
 def test_a_log_that_is_lost_is_another_epoch_for_everybody(server: RedisServer, lost: str) -> None:
     """A stream that follows is told by a reset, an old cursor is a gap, and all processes agree on the new epoch."""
