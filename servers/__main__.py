@@ -149,8 +149,8 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.max_age and "max_age" not in model(options.model).options:
         raise ValueError(f"--max-age is for streams: it has no effect on {options.model}")
-    if options.drain and (options.model == "demo" or options.workers > 1):
-        raise ValueError("--drain is for one process of one model: of several, tell one after the other")
+    if options.drain and options.model == "demo":
+        raise ValueError("--drain is for one model: it has no effect on the demo")
     if options.fast and model(options.model) not in MODELS:
         raise ValueError("--fast is for the four models; file-updates is on that path already")
     if not options.watch and (options.ignore or options.state or options.max_size is not None):
@@ -187,11 +187,13 @@ def main(arguments: list[str] | None = None, program: str = "python -m servers")
         if options.workers > 1 and worker is None:
             refuse_what_has_no_effect(options)
             words = sys.argv[1:] if arguments is None else arguments
-            return supervise(words, options.model, count=options.workers, host=options.host, port=options.port)
+            return supervise(
+                words, options.model, count=options.workers, host=options.host, port=options.port, drain=options.drain
+            )
         app = build(options)
         if worker:
-            enough = worker.serve_until_orphaned(app)
-            return run(app, options.model, host=options.host, listener=worker.listener, enough=enough)
+            enough, listener = worker.serve_until_orphaned(app), worker.listener
+            return run(app, options.model, host=options.host, listener=listener, enough=enough, drain=options.drain)
     except (ServerError, Unavailable) as error:
         command.error(str(error))
     except OSError as error:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from servers.background import STOP_LIMIT, ServerError, heed_signals
+from servers.lease import TICK
 from servers.service import CELLS, Service
 
 VARIABLE = "PUSH_VS_PULL_WORKER"  # tells a process that it is a worker, and which
@@ -51,7 +52,9 @@ class Post(NamedTuple):
 
         def listen() -> None:
             os.read(self.lifeline, 1)  # returns at the end of the pipe only
-            orphaned.set()
+            while True:  # as often as it takes: no drain, which the first one begins, outlives the parent
+                orphaned.set()
+                time.sleep(TICK)
 
         threading.Thread(target=listen, name="lifeline", daemon=True).start()
         return orphaned
@@ -122,8 +125,16 @@ class Workers:
                     return False
         return True
 
-    def stop(self) -> None:
-        """End all of them, within LEAVE_LIMIT seconds or by force."""
+    def drain(self, seconds: float, enough: threading.Event) -> None:
+        """Have each end its streams over so many seconds, and itself; return when all have, or `enough` is set."""
+        until = time.monotonic() + seconds + LEAVE_LIMIT
+        for process in self.tell():
+            while process.poll() is None and time.monotonic() < until:
+                if enough.wait(TICK):
+                    return
+
+    def tell(self) -> list[subprocess.Popen[str]]:
+        """Tell those that run to end, and have none come after them."""
         with self.lock:
             self.stopping.set()
             running = [process for process in self.processes if process]
@@ -131,6 +142,11 @@ class Workers:
             listener.close()
         for process in running:
             process.terminate()
+        return running
+
+    def stop(self) -> None:
+        """End all of them, within LEAVE_LIMIT seconds or by force."""
+        running = self.tell()
         until = time.monotonic() + LEAVE_LIMIT
         for process in running:
             try:
@@ -187,8 +203,11 @@ class Workers:
         )
 
 
-def supervise(arguments: Sequence[str], name: str, *, count: int, host: str, port: int) -> int:
-    """Keep so many workers until Ctrl-C or SIGTERM; return the exit status. Raises ServerError."""
+def supervise(arguments: Sequence[str], name: str, *, count: int, host: str, port: int, drain: float = 0.0) -> int:
+    """Keep so many workers until Ctrl-C or SIGTERM; return the exit status. Raises ServerError.
+
+    Then they drain over so many seconds, unless a second signal comes meanwhile.
+    """
     enough = threading.Event()
     heed_signals(enough)
     workers = Workers(arguments, count, host, port)
@@ -204,6 +223,9 @@ def supervise(arguments: Sequence[str], name: str, *, count: int, host: str, por
     if not enough.is_set():
         print(f"{name} at {workers.url} ({count} workers; Ctrl-C stops them)", flush=True)
         enough.wait()
+        if drain:
+            enough.clear()
+            workers.drain(drain, enough)
     workers.stop()
     with contextlib.suppress(ValueError):
         sys.stdout.flush()

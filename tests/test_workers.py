@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ class Running:
                     return answer
                 await asyncio.sleep(0.02)
 
+    async def holds(self, count: int) -> None:
+        """Return when so many streams are open."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if (await self.metrics())["updates_held"] == count:
+                    return
+                await asyncio.sleep(0.02)
+
     async def metrics(self) -> dict[str, float]:
         """What any of them tells."""
         lines = (await self.get("/metrics")).text.splitlines()
@@ -86,7 +95,7 @@ async def running(redis: RedisServer, model: str, *options: object, count: int =
             with contextlib.suppress(ProcessLookupError):
                 process.kill()  # after which nobody ends them: they notice
             await process.wait()
-            await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+            await until(lambda: not any(map(alive, workers)))
 
 
 async def gather(url: str, model: str, seen: dict[int, str], twice: list[int]) -> None:
@@ -246,6 +255,60 @@ def test_without_redis_polls_are_refused_and_health_says_why(tmp_path: Path) -> 
     body()
 
 
+async def end_of(url: str) -> bytes:
+    """The last that a stream says, once it has begun."""
+    said = b""
+    async with client() as http, http.stream("GET", f"{url}/events") as response:
+        async for chunk in response.aiter_raw():
+            said = said[-100:] + chunk
+    return said
+
+
+def test_each_worker_drains(redis: RedisServer) -> None:
+    """After the signal no connection is accepted, all streams end with the words of a lease, and then the command."""
+
+    @on_a_loop
+    async def body() -> None:
+        async with running(redis, "sse", "--drain", 4) as server:
+            streams = [asyncio.create_task(end_of(server.url)) for _ in range(12)]
+            await server.holds(12)
+            server.process.send_signal(signal.SIGTERM)
+            begin, ends = time.monotonic(), list[float]()
+            for stream in asyncio.as_completed(streams):
+                assert (await stream).endswith(b"event: renew\nretry: 100\ndata: {}\n\n")
+                ends.append(time.monotonic() - begin)
+            with pytest.raises(httpx.ConnectError):
+                await server.get("/healthz")
+            assert await ended(server.process) == (0, "", "")
+            assert ends[-1] - ends[0] > 0.5, "a glide"
+
+    body()
+
+
+def test_a_second_signal_ends_all_workers_at_once(redis: RedisServer) -> None:
+    """And so does the end of the parent, whatever drain is under way."""
+
+    @on_a_loop
+    async def body() -> None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            async with running(redis, "sse", "--drain", 600) as server:
+                stream = asyncio.create_task(end_of(server.url))
+                await server.holds(1)
+                workers = server.workers
+                server.process.send_signal(signal.SIGTERM)
+                await server.get_until(503, "/healthz")
+                server.process.send_signal(sign)
+                await stream
+                await until(lambda workers=workers: not any(map(alive, workers)))  # type: ignore[misc]
+
+    body()
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it is there, and has not just ended."""
+    return process.is_running() and process.status() != "zombie"
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_it(redis: RedisServer, sign: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end it with streams open, with status 0; killed, its workers end by themselves."""
@@ -257,7 +320,7 @@ def test_nothing_is_left_of_it(redis: RedisServer, sign: signal.Signals) -> None
             server.process.send_signal(sign)
             status, out, err = await ended(server.process) if sign != signal.SIGKILL else (0, "", "")
             assert (status, out, err) == (0, "", "")
-            await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+            await until(lambda: not any(map(alive, workers)))
 
     body()
 
