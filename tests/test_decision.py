@@ -108,6 +108,12 @@ CASES: dict[str, tuple[Requirements, str]] = {
     "a busy log from server to server": (R(30, 50, 0.5, followers="servers"), STREAM),
     "the tail of a log": (R(20, 20, 1, followers="browsers"), STREAM),
     "a function that is ended after ten seconds": (R(1000, 0.1, 5, cut_after=10, sockets_pass=False), SHORT),
+    "backups of one server by another, by the morning": (R(3, 0.01, 43_200, followers="servers", payload=1e7), RSYNC),
+    "an auction that is watched": (R(5000, 2, 0.5, upstream=0.01, followers="browsers", latest=True), STREAM),
+    "a badge of unread mail": (R(10_000, 3e-4, 30, followers="browsers", shared=False), SHORT),
+    "writing one text together": (R(500, 3, 0.2, upstream=0.4, followers="browsers", http2=True), SOCKET),
+    "an app behind a strict proxy": (R(2000, 0.1, 1, rtt=0.15, followers="phones", streams_pass=False), LONG),
+    "a private feed in browsers": (R(3000, 0.05, 1, followers="browsers", headers=True, shared=False), STREAM),
 }
 
 
@@ -190,6 +196,19 @@ def test_others_chose_the_same_or_it_is_said_why() -> None:
         (R(1000, 50, 0.2), ["join what comes into one message, within 175 ms, 8.75 at a time"]),
         (R(streams_pass=False, payload=50_000, wanted=0.1), ["SSE is out: streams do not get through.", "announce it"]),
         (R(followers="browsers", headers=True, budget=0.5), ["a WebSocket is not counted", "let a cookie carry"]),
+        (
+            R(upstream=1, followers="browsers", headers=True),
+            ["WebSocket sends no header", "the token, or say it first"],
+        ),
+        (R(2000, 1, 0.5, upstream=0.05), ["The server answers 100 requests a second, 2,000 connections"]),
+        (R(payload=50_000, wanted=0.1, budget=0.5), ["The server answers 100 requests a second"]),
+        (R(1000, 0.2, 1, cut_after=50, sockets_pass=False), ["The server answers 20 requests a second"]),
+        (R(200_000, 0.2, 10, followers="browsers"), ["Without that cache the server answers 19,048 requests"]),
+        (R(3000, 0.005, 60, shared=False), ["Cache-Control: private", "The server answers 47.5 requests a second"]),
+        (R(200, 1e-5, 30, latest=True), ["who comes back is told it, whatever was missed"]),
+        (R(200, 1e-5, 30), ["bridges an absence of 30.2 years"]),
+        (R(100, 0.5, 1, followers="browsers", tabs=8), ["Cost does not decide: nobody else is left"]),
+        (R(2000, 0.05, 2, upstream=1), ["for short polling at 842 clients (now 2,000)"]),
         (CASES["an app that sleeps"][0], ["While it is awake, it follows the log by"]),
     ],
 )
@@ -201,6 +220,22 @@ def test_each_step_is_said(requirements: Requirements, sentences: list[str]) -> 
     assert all(reason.endswith(".") for reason in advice.reasons)
     assert repr(advice).startswith(advice.model)
     assert advice._repr_markdown_().startswith(f"**{advice.model}**")
+
+
+@pytest.mark.parametrize(
+    ("requirements", "sentence"),
+    [
+        (R(2000, 5, 0.5), "a hidden tab's timers"),
+        (R(50, 0.01, 5, followers="browsers"), "holds one of six connections"),
+        (R(50, 0.01, 60, followers="browsers", headers=True), "let a cookie carry the token"),
+        (R(3000, 0.005, 60, shared=False), "CDN"),
+        (R(50_000, 10, 0.25, latest=True), "history"),
+        (R(100, 1, 60, latest=True), "lists again"),
+    ],
+)
+def test_what_does_not_concern_the_case_is_not_said(requirements: Requirements, sentence: str) -> None:
+    """No program has tabs, no poll holds a stream or lacks a header, what is private has no CDN, a state no history."""
+    assert sentence not in repr(recommend(requirements))
 
 
 def test_the_threshold_is_the_readers() -> None:

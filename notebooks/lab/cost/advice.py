@@ -120,15 +120,15 @@ def elsewhere(r: Requirements) -> tuple[str, str] | None:
             "Small devices on radio links sleep and come back: a broker keeps what came meanwhile, tells topics apart, "
             "and a packet's fixed head is two bytes (MQTT 5.0, section 2.1.1)."
         )
+    if r.payload and r.budget >= NIGHT and r.followers in ("programs", "servers"):
+        return RSYNC, (
+            f"Files that may be {lasting(r.budget)} old need no news: a job at night compares both sides and sends the "
+            "differences, once, however often a file changed meanwhile."
+        )
     if r.followers == "servers" and r.rate <= RARE:
         return WEBHOOK, (
             f"A server with an address can be called: one POST for each event, {figure(3600 * r.rate)} an hour, and no "
             "connection in between. Keep the log too, so that who was down asks for what it missed."
-        )
-    if r.payload and r.budget >= NIGHT and r.followers in ("programs", "servers"):
-        return RSYNC, (
-            f"Files that may be {seconds(r.budget)} old need no news: a job at night compares both sides and sends the "
-            "differences, once, however often a file changed meanwhile."
         )
     return None
 
@@ -170,7 +170,8 @@ class _Advisor:
         interval = decision.requirements.interval
         if SHORT not in decision.costs or len(decision.costs) == 1 or interval >= self.threshold.soonest:
             return ""
-        hidden = ", and a hidden tab's timers run once a second" if interval < 1 else ""
+        tab = interval < 1 and decision.requirements.browsers
+        hidden = ", and a hidden tab's timers run once a second" if tab else ""
         disguised = f"that is a stream in disguise{hidden}"
         return f"Polls would have to come every {seconds(interval)}: {disguised}. They are left out."
 
@@ -191,7 +192,7 @@ class _Advisor:
         margin = others[0][0] / own if others and own else math.inf
         turns = tuple(flips(r, functools.cache(self.choice)))
         reasons = (
-            *_possible(decision),
+            *_possible(decision, model),
             *_fresh(decision, model),
             *([often] if often else []),
             *self.weighed(decision, model, runner_up, margin),
@@ -208,7 +209,9 @@ class _Advisor:
         yield f"It costs {figure(bill)} a month for {count(r.clients, 'client')}, at the prices given{against}."
         left = [m for m in decision.costs if m != SHORT or not self.often(decision)]
         dear = [m for m in left if self.matters(decision.costs[m], min(decision.costs[n] for n in left), r.clients)]
-        if not dear:
+        if len(left) == 1:
+            yield "Cost does not decide: nobody else is left."
+        elif not dear:
             yield (
                 f"Cost does not decide: nobody left costs {self.threshold.margin:g} times the cheapest and "
                 f"{self.threshold.bill:g} a month more. The simplest to run wins."
@@ -233,12 +236,20 @@ class _Advisor:
                 yield f"{what}, it follows the log by {self.choose(decision)[0]}, from its cursor."
 
 
+def lasting(value: float) -> str:
+    """A duration as one would say it, however long: "159 s", "13.2 hours", "361 days", "30 years"."""
+    for unit, name in ((365 * 86400.0, "years"), (86400.0, "days"), (3600.0, "hours")):
+        if value >= 2 * unit:
+            return f"{figure(value / unit)} {name}"
+    return seconds(value)
+
+
 def talks(r: Requirements) -> bool:
     """Whether clients say so much that it is a conversation."""
     return r.talk > 0 and (r.upstream >= TALK[0] or r.talk >= TALK[1])
 
 
-def _possible(decision: Decision) -> Iterator[str]:
+def _possible(decision: Decision, model: str) -> Iterator[str]:
     """What gets through, and what a client can send."""
     r = decision.requirements
     if r.followers == "phones":
@@ -248,16 +259,14 @@ def _possible(decision: Decision) -> Iterator[str]:
         )
     for other, why in decision.excluded.items():
         yield f"{other[0].upper()}{other[1:]} is out: {why}."
-    if r.browsers and not r.http2 and decision.excluded.keys().isdisjoint((STREAM, LONG)):
+    if r.browsers and not r.http2 and model != SHORT and decision.excluded.keys().isdisjoint((STREAM, LONG)):
         yield (
             "In a browser, on HTTP/1.1, a tab that holds a stream or a long poll holds one of six connections to the "
             "origin; a WebSocket is not counted among them."
         )
-    if r.browsers and r.headers:
-        yield (
-            "Neither EventSource nor a browser's WebSocket sends a header of your own: let a cookie carry the token, "
-            "or read the stream by fetch."
-        )
+    if r.browsers and r.headers and model in (SOCKET, STREAM):
+        who, instead = ("EventSource", "read the stream by fetch") if model == STREAM else ("WebSocket", "say it first")
+        yield f"A browser's {who} sends no header of your own: let a cookie carry the token, or {instead}."
     if math.isfinite(r.cut_after):
         yield (
             f"The platform ends every answer after {seconds(r.cut_after)}: streams come back by their cursor, "
@@ -280,21 +289,26 @@ def _fresh(decision: Decision, model: str) -> Iterator[str]:
 
 def _built(decision: Decision, model: str) -> Iterator[str]:
     """What to build it with: cache, window, history, processes, files."""
-    r, work, used = decision.requirements, decision.work(model), decision.resources(model)
+    r, used = decision.requirements, decision.resources(model)
     if model == SHORT:
-        shared = "a cache or CDN in front, which asks the server once for all" if r.shared else "a cache of its own"
-        yield f"Poll with an ETag, so that an answer without news has no body, and {shared}."
+        shared = "a cache or CDN in front, which asks the server once for all"
+        private = "Cache-Control: private, for no two clients get the same"
+        yield f"Poll with an ETag, so that an answer without news has no body, and {shared if r.shared else private}."
     if decision.joined and model in (SOCKET, STREAM):
         how = "send the newest state only" if r.latest else "join what comes into one message"
         yield f"News is dense: {how}, within {seconds(decision.window)}, {figure(r.rate * decision.window)} at a time."
-    if r.rate:
-        bridged = f"A history of {r.history:,} updates bridges an absence of {seconds(r.bridged / r.rate)}"
+    if r.latest:
+        yield "Only the newest state counts: who comes back is told it, whatever was missed."
+    elif r.rate:
+        bridged = f"A history of {r.history:,} updates bridges an absence of {lasting(r.bridged / r.rate)}"
         polls = f", and a poll carries {figure(r.rate * r.interval)} of them" if model == SHORT else ""
         yield f"{bridged}{polls}; who was away longer lists again."
     cores = r.clients * float(used.cpu)
+    server = "Without that cache the server" if model == SHORT and r.shared else "The server"
+    held = count(math.ceil(r.clients * decision.work(model).held), "connection")
     yield (
-        f"The server answers {figure(r.clients * work.requests)} requests a second, {r.clients * work.held:,.0f} "
-        f"connections take {in_bytes(decision.memory(model))}, and {cores:.2g} of a core is busy."
+        f"{server} answers {figure(r.clients * decision.requests(model))} requests a second, {held} in all need "
+        f"{in_bytes(decision.memory(model))}, and the work is that of {cores:.2g} cores."
     )
     if cores > FULL_CORE:
         need = math.ceil(cores / FULL_CORE)
@@ -321,4 +335,4 @@ def _shares(used: Resources, prices: Prices, own: float) -> str:
         "memory and connections": Resources(memory=used.memory, connections=used.connections),
     }
     shares = {name: part.price(prices) / own for name, part in parts.items()}
-    return "Of that, " + ", ".join(f"{share:.0%} is {name}" for name, share in shares.items()) + "."
+    return "Of the price, " + ", ".join(f"{share:.0%} is {name}" for name, share in shares.items()) + "."

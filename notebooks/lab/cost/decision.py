@@ -131,20 +131,37 @@ class Decision:
         opened = r.rate / (1 + r.rate * self.window)
         return opened, 0.0 if r.latest and self.joined else r.rate - opened
 
+    def sent(self, model: str) -> float:
+        """Deliveries to one client in a second: joined ones are one, and an answer has the newest state once."""
+        r, work = self.requirements, self.work(model)
+        if model in (SOCKET, STREAM):
+            return self.pushes(work)[0]
+        return min(r.rate, float(work.requests)) if r.latest else r.rate
+
+    def fetched(self, model: str) -> float:
+        """Files that one client asks for in a second: none where they travel along."""
+        r = self.requirements
+        return 0.0 if r.payload < self.threshold else self.sent(model) * r.wanted
+
+    def returns(self, model: str) -> float:
+        """How often in a second one client's stream is ended by the platform, and comes back by its cursor."""
+        return 1 / self.requirements.cut_after if model in (SOCKET, STREAM) else 0.0
+
+    def requests(self, model: str) -> float:
+        """All that one client asks of the server in a second: for news and for files, to say something, to return."""
+        work = self.work(model)
+        said = work.messages if model != SOCKET else 0.0
+        return float(work.requests + said) + self.fetched(model) + self.returns(model)
+
     def resources(self, model: str) -> Resources:
         """What one client takes of the server in a second, files included."""
-        r, work = self.requirements, self.work(model)
-        sent, more = r.rate, Resources()
+        r, work, sent = self.requirements, self.work(model), self.sent(model)
+        more = Resources()
         if model in (SOCKET, STREAM):
-            sent, inside = self.pushes(work)
-            more = self.units[SHORT].delivery * inside
-            if math.isfinite(r.cut_after):
-                more += self.units[SHORT].request * (1 / r.cut_after)  # it comes back by cursor
-        elif r.latest:
-            sent = min(r.rate, work.requests)  # an answer has the newest state once
+            more = self.units[SHORT].delivery * self.pushes(work)[1] + self.units[SHORT].request * self.returns(model)
         used = theory.Work(work.requests, sent, work.held, work.messages).cost(self.units[model])
         plain = work.requests + (work.messages if model != SOCKET else 0.0)
-        fetched = 0.0 if r.payload < self.threshold else sent * r.wanted
+        fetched = self.fetched(model)
         content = r.payload * (fetched or 4 / 3 * sent)
         heads = BROWSER_HEADERS * (HPACK if r.http2 else 1.0)
         browser = Resources(up=heads * (plain + fetched) if r.browsers else 0.0, down=content)

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from lab.cost.decision import figure
 from lab.cost.requirements import Requirements
 
 REACH = 1000  # a flip further away than this factor is none
 FROM = 1e-6  # where the way up from 0 begins
 QUANTITIES = {
-    "rate": "λ = {:.3g} updates per second",
-    "budget": "a freshness budget of {:.3g} s",
-    "upstream": "{:.3g} messages up per update",
-    "rtt": "a round trip of {:.3g} s",
-    "clients": "{:,.0f} clients",
+    "rate": "λ = {} updates per second",
+    "budget": "a freshness budget of {} s",
+    "upstream": "{} messages up per update",
+    "rtt": "a round trip of {} s",
+    "clients": "{} clients",
 }
 Choice = Callable[[Requirements], str | None]  # a model's name, or None when nobody will do
 
@@ -39,7 +40,7 @@ class Flip:
         return max(self.value / self.now, self.now / self.value) if self.now else math.inf
 
     def __str__(self) -> str:
-        return f"{self.model} at {QUANTITIES[self.quantity].format(self.value)} (now {self.now:,.3g})"
+        return f"{self.model} at {QUANTITIES[self.quantity].format(figure(self.value))} (now {figure(self.now)})"
 
 
 def flips(requirements: Requirements, choose: Choice) -> list[Flip]:
