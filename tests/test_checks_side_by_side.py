@@ -69,6 +69,7 @@ COSTS = Corpus(
         "times": (lambda a, b, rate, t: a * rate * t + b, "so divide by it"),
         "at least one": (lambda a, b, rate, t: a / max(rate * t, 1.0) + b, "most have none"),
         "rounded": (lambda a, b, rate, t: round(a / (rate * t) + b, 3), "it gives"),
+        "rounded to cents": (lambda a, b, rate, t: round(a / (rate * t) + b, 2), ", not rounded"),
         "a constant": (lambda a, b, rate, t: 100 / 2.59 + 2.3, "For 131.7, 2, 0.013, 5 it gives 40.91"),
         "only the rate": (lambda a, b, rate, t: a / rate + b, "and should give"),
         "nothing": (lambda a, b, rate, t: print(end=""), "Is there a `return`?"),

@@ -134,6 +134,10 @@ def by_names(lasted: list[float], base: float, cap: float, draw: Draw) -> list[f
     return by_doubling(lasted=lasted, base=base, cap=cap, draw=lambda low, high: float(draw(low, high)))
 
 
+def capped_late(lasted: list[float], base: float, cap: float, draw: Draw) -> list[float]:
+    return [min(cap, pause) for pause in schedule(capped=False)(lasted, base, cap, draw)]
+
+
 class Schedule:
     """An answer that is an object."""
 
@@ -178,7 +182,9 @@ CORPORA = [
         },
         {
             "no cap": (schedule(capped=False), "no cap"),
+            "a cap on what was drawn": (capped_late, "before the draw"),
             "equal jitter": (schedule(low=0.5), "equal jitter"),
+            "a draw from another range": (lambda lasted, *rest: [1.0 for _ in lasted], "30, quarter it gives"),
             "no jitter": (schedule(jitter=False), "no jitter"),
             "never reset": (schedule(resets=False), "paid for old failures"),
             "always reset": (schedule(after=0.1), "was no recovery"),

@@ -5,6 +5,7 @@ come between.
 """
 
 import asyncio
+import contextlib
 import itertools
 import math
 import random
@@ -106,8 +107,33 @@ def appends_contiguously(append: Callable[[SharedLog, Any], Any]) -> Verdict:
                 group.create_task(_write(awaiting(append), log, writer, said, refused))
         return _judge(log, said, refused)
 
-    found = virtually(alone, limit=LIMIT)
-    return found if found is not None else virtually(together, limit=LIMIT)
+    async def beside(net: Net) -> Verdict | None:
+        log, said, refused = SharedLog(), list[Any](), list[Any]()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_write(awaiting(append), log, 1, said, refused))
+            group.create_task(_write(_again, log, 2, [], []))
+        if not refused:
+            return None
+        return Verdict(
+            False,
+            f"Among its own no update is refused, but {len(refused)} of {UPDATES} are beside a writer of another "
+            "process: no lock in memory keeps that one out. Take the refusal for news, and try again.",
+        )
+
+    if (found := virtually(alone, limit=LIMIT)) is not None:
+        return found
+    verdict = virtually(together, limit=LIMIT)
+    locked = virtually(beside, limit=LIMIT) if verdict.ok else None
+    return verdict if locked is None else locked
+
+
+async def _again(log: SharedLog, update: Any) -> int:
+    """Another process's writer."""
+    while True:
+        number = await log.last() + 1
+        with contextlib.suppress(Conflict):
+            await log.add(number, update)
+            return number
 
 
 def _judge(log: SharedLog, said: list[Any], refused: list[Any]) -> Verdict:
@@ -179,6 +205,9 @@ def size_fleet(function: Callable[..., int]) -> Verdict:
             rule(by=(0, 2)), rule(by=(0,)),
         ),
         "A client makes 1/heartbeat heartbeats in a second, not `heartbeat`.": seconds_as_rate,
+        "A process serves whole clients: round down what it holds before the fleet is divided by it.": (
+            rule(floor=float)
+        ),
         "Processes are counted in whole numbers: round up.": (rule(whole=float), rule(whole=float, floor=float)),
     }  # fmt: skip
     cases = [

@@ -59,5 +59,5 @@ def shown(value: Any) -> str:
     elif isinstance(value, tuple):
         text = f"({', '.join(map(shown, value))})"
     else:
-        text = repr(value)
+        text = getattr(value, "__name__", None) or repr(value)  # a function's name, without its address
     return text if len(text) <= LONG else text[: LONG - 1] + "…"

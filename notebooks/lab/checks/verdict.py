@@ -110,7 +110,10 @@ def compared(
     if raised := [n for n in wrong if isinstance(given[n], Exception)]:
         return Verdict(False, f"For {named(cases[raised[0]])}: {explained(given[raised[0]])}")
     case, came = cases[wrong[0]], given[wrong[0]]
-    first = f"For {named(case)} it gives {shown(came)}, and should give {shown(right(*case))}."
+    seen, due = shown(came), shown(right(*case))
+    if seen == due and isinstance(came, (int, float)):  # they differ in digits that are not shown
+        seen, due = f"{came!r}", f"{right(*case)!r}, not rounded"
+    first = f"For {named(case)} it gives {seen}, and should give {due}."
     like = [text for text, functions in mistakes.items() if any(_like(given, f, cases) for f in _several(functions))]
     if len(like) == 1:
         return Verdict(False, like[0])

@@ -106,8 +106,12 @@ def _ahead(lasted: Sequence[float], base: float, cap: float, draw: Draw) -> list
     return _pauses(lasted, 2 * base, cap, draw)
 
 
+def _capped_late(lasted: Sequence[float], base: float, cap: float, draw: Draw) -> list[float]:
+    return [min(cap, pause) for pause in _uncapped(lasted, base, cap, draw)]
+
+
 STREAKS = [
-    ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0, 30.0, quarter),
+    ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 1.0, 30.0, quarter),
     ([0.0, 0.0, 60.0, 0.0], 2.0, 10.0, quarter),
     ([0.0, 3.0, 0.0, 10.0, 0.5], 1.0, 30.0, quarter),
 ]
@@ -120,6 +124,8 @@ def reconnect_schedule(pauses: Callable[[list[float], float, float, Draw], list[
         _pauses,
         {
             "There is no cap: after an outage of an hour nobody comes back for an hour.": _uncapped,
+            "The cap is for the ceiling, before the draw: capped after it, most of those who waited long come back in "
+            "the same instant.": _capped_late,
             "That is equal jitter, drawn from the upper half: the lower half of the time stays empty.": _equal,
             "There is no jitter: who broke together comes back together.": _none,
             "A stream that lasted starts the count anew: this one has paid for old failures ever since.": _never_reset,
