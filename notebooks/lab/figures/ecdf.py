@@ -49,7 +49,8 @@ def delay_ecdf(
     grid = np.geomspace(low, high, 500) if log else np.linspace(low, high, 500)
     for label, law in laws.items():
         [line] = axes.plot(grid * unit, 100 * law(grid), "k", dashes=(5, 2), linewidth=1.4, zorder=5, label=label)
-        _label(axes, [line], 75, right=False)
+        right = log and _fits(axes, [line], 25)  # where no curve's name comes
+        _label(axes, [line], 25 if right else 75, right=right)
     if log:
         for bundle in _bundles(curves):
             right = _place(axes, bundle[-1], 50) < 0.5 and _fits(axes, bundle, 50)

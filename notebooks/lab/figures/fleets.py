@@ -132,7 +132,7 @@ def plans(
     by_model: Mapping[str, Sequence[Capacity]], reports: Sequence[Report] = (), *, title: str
 ) -> Picture:  # fmt: skip
     """Clients against the cores they need, a line for each model; what others report as stars, or as marks below."""
-    picture, axes = blank(title, "clients", "cores", height=5.0, tag="computed; reported")
+    picture, axes = blank(title, "clients", "cores (ours: a process each)", height=5.0, tag="computed; reported")
     told = []
     for model in MODELS:
         if model in by_model:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -61,6 +62,7 @@ LOOK: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "lines.linewidth": 2.2,
+    "axes.prop_cycle": cycler(color=["#1648b0", "#c24a0a", "#0f9a82", "#6a0f3c"], linestyle=["--", ":", "-", "-."]),
     "legend.frameon": False,
     "figure.facecolor": "white",
     "figure.figsize": (WIDTH, 4.0),
