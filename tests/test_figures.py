@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import nbconvert
 import nbformat
 import numpy as np
@@ -196,6 +197,12 @@ class TestStyles:
         """Whatever colours an eye confuses, any two models stay apart by ΔE 25."""
         seen = [lab_color(np.array(COLOUR_BLINDNESS[kind]) @ linear(style.color)) for style in STYLES.values()]
         assert min(np.linalg.norm(one - other) for one, other in itertools.combinations(seen, 2)) >= 25
+
+    def test_a_line_of_ones_own_has_the_courses_colours(self) -> None:
+        """Lines that name no colour take the four of the models, each with a dash of its own."""
+        cycle = mpl.rcParams["axes.prop_cycle"].by_key()
+        assert set(cycle["color"]) == {style.color for style in STYLES.values()}
+        assert len(set(cycle["linestyle"])) == len(cycle["linestyle"])
 
     def test_an_unknown_model_is_grey(self) -> None:
         """Anything that is none of the four gets a colour of none of them."""
@@ -394,6 +401,17 @@ class TestDelays:
         assert np.asarray(law.get_ydata(), float) == pytest.approx(100 * theory.polling_delay_cdf(x, 1.0))
         assert "uniform on (0, T)" in [text.get_text() for text in texts(picture)]
         assert len(delay_ecdf(run, lambda delay: theory.polling_delay_cdf(delay, 1.0)).axes[0].lines) == 2
+
+    @pytest.mark.parametrize("case", ["four", "lossy", "long names", "two polls"])
+    def test_no_name_stands_on_a_laws(self, case: str) -> None:
+        """On a logarithmic axis a law's name is where no curve's is."""
+        two = [polled(label="listing each second"), polled(label="polling each second"), pushed()]
+        runs = RUNS.get(case, two)
+        picture = delay_ecdf(runs, {"law": lambda delay: theory.polling_delay_cdf(delay, 1.0)})
+        assert picture.axes[0].get_xscale() == "log"
+        [law] = [text for text in texts(picture) if text.get_text() == "law"]
+        others = [text.get_window_extent() for text in texts(picture) if text is not law]
+        assert not any(law.get_window_extent().padded(-1.5).overlaps(box) for box in others)
 
     def test_far_apart_is_logarithmic(self) -> None:
         """Medians a factor of 20 apart need a logarithmic axis, near ones do not."""
