@@ -131,7 +131,7 @@ def test_pulls_are_planned_too() -> None:
 def test_a_plan_says_itself_in_a_line(model: str) -> None:
     """It names the model, the processes, what binds, and what the hosts are for."""
     text = repr(capacity(1_000_000, 1.0, 1.0, model))
-    assert text.startswith(f"{model}, 1,000,000 clients, 1 updates/s, 95 % within 1 s: ")
+    assert text.startswith(f"{model}, 1,000,000 clients, λ = 1/s, 95 % within 1 s: ")
     assert " binds), " in text
     assert "\n" not in text
 

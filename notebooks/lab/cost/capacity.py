@@ -168,7 +168,7 @@ class Capacity:
     def __repr__(self) -> str:
         what = max(self.hosts, key=lambda name: self.hosts[name])
         return (
-            f"{self.model}, {self.clients:,} clients, {figure(self.rate)} updates/s, 95 % within "
+            f"{self.model}, {self.clients:,} clients, λ = {figure(self.rate)}/s, 95 % within "
             f"{seconds(self.deadline)}: {self.processes:,} process{'es' if self.processes > 1 else ''} of "
             f"{self.per_process:,} clients ({self.binds} binds), {figure(self.cpu)} cores busy, "
             f"{in_bytes(self.memory)}, {self.descriptors:,.0f} descriptors, {figure(8e-6 * self.down)} Mbit/s; "
