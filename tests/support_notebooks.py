@@ -33,7 +33,10 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
     "04_server_sent_events": (15, [("RATE = 3 ", "RATE = 10 "), ('"requests": 48,', '"requests": "three",')]),
     "05_side_by_side": (3, [("gb_down=0.05", "gb_down=0")]),
     "06_file_updates": (10, [('"copy late by push (ms)": 25,', '"copy late by push (ms)": "soon",')]),
-    "07_when_things_break": (3, [("beats = [1, 2, 5, 10, 15, 20]", "beats = [3, 15]")]),
+    "07_when_things_break": (
+        3,
+        [("beats = [1, 2, 5, 10, 15, 20]", "beats = [3, 15]"), ("lives = [2, 5, 15, 60]", "lives = [1, 10]")],
+    ),
     "08_scaling_out": (8, [('"streams of one page over HTTP/1.1": 6,', '"streams of one page over HTTP/1.1": "six",')]),
 }
 

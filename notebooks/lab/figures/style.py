@@ -62,7 +62,7 @@ LOOK: dict[Any, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "lines.linewidth": 2.2,
-    "axes.prop_cycle": cycler(color=["#1648b0", "#c24a0a", "#0f9a82", "#6a0f3c"], linestyle=["--", ":", "-", "-."]),
+    "axes.prop_cycle": cycler(color=["#1648b0", "#c24a0a", "#0f9a82", "#6a0f3c"]),
     "legend.frameon": False,
     "figure.facecolor": "white",
     "figure.figsize": (WIDTH, 4.0),
