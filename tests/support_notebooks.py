@@ -21,7 +21,7 @@ AGAIN: dict[str, tuple[int, list[tuple[str, str]]]] = {
             ('"of them for nothing": 5,', '"of them for nothing": "five",'),
         ],
     ),
-    "01_short_polling": (15, [("one_minute(10)", "one_minute(30)")]),
+    "01_short_polling": (15, [("one_minute(10)", "one_minute(30)"), ("T5, d = 5.0", "T5, d = 2.0")]),
     "02_long_polling": (
         15,
         [

@@ -319,6 +319,7 @@ SHORT_POLLING = [
             "a summand": lambda interval, rng: interval + rng.uniform(-0.1, 0.1) * interval,
             "random": lambda interval, rng: interval * (0.9 + 0.2 * rng.random()),
             "turned round": lambda interval, rng: rng.uniform(1.1 * interval, 0.9 * interval),
+            "in thousandths": lambda interval, rng: interval * rng.randint(900, 1100) / 1000,
             "triangular": triangular,
             "numpy": lambda interval, rng: np.float64(interval) * np.float64(rng.uniform(0.9, 1.1)),
             "numpy, seeded": lambda interval, rng: (

@@ -22,6 +22,7 @@ from tests.support import PATIENCE, Events, on_a_loop, until
 COLLECTS = "gzip on; gzip_types text/event-stream; "
 DEAF = "proxy_ignore_headers X-Accel-Buffering; "
 CHUNKS = "proxy_http_version 1.1; "
+OLD = "proxy_http_version 1.0; "  # the default before nginx 1.29.7
 
 needs_nginx = pytest.mark.skipif(not nginx.installed(), reason="needs nginx: apt-get install nginx")
 both = pytest.mark.parametrize("imitate", [pytest.param(False, marks=needs_nginx), True], ids=["nginx", "imitation"])
@@ -157,6 +158,7 @@ async def test_a_silent_stream_is_cut_and_a_heartbeat_keeps_it(imitate: bool) ->
     "directives",
     [
         pytest.param("", id="default"),
+        pytest.param(OLD, id="HTTP/1.0, header heeded"),
         pytest.param(CHUNKS + DEAF, id="header ignored"),
         pytest.param(COLLECTS, id="header heeded"),
         pytest.param(COLLECTS + DEAF + "proxy_buffering off;", id="buffering off"),
@@ -199,7 +201,7 @@ async def each_comes_before_the_next(feed: Feed, between: Between, encoding: str
 @both
 @pytest.mark.parametrize(
     ("directives", "tls"),
-    [(CHUNKS + COLLECTS + DEAF, False), (CHUNKS + DEAF, True), (DEAF, False)],
+    [(CHUNKS + COLLECTS + DEAF, False), (CHUNKS + DEAF, True), (OLD + DEAF, False)],
     ids=["gzip", "TLS", "HTTP/1.0"],
 )
 @on_a_loop

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def test_two_commands_on_the_first_screen() -> None:
         "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/jupyter lab notebooks/00_start_here.ipynb",
         'python3 -m venv .venv && .venv/bin/pip install -e ".[test]" && .venv/bin/pytest',
     ]
+
+
+def test_the_picture_says_what_a_run_says(tmp_path: Path) -> None:
+    """Each word and number in the picture on top is that of a run of today's servers and clients."""
+    runpy.run_path(str(ROOT / ".ci" / "draw-four-models"))["draw"]().save(tmp_path / "now.svg")
+    stored, now = (
+        re.findall(r"<!-- (.*?) -->|<dc:description>(.*?)</dc:description>", path.read_text(encoding="utf-8"))
+        for path in (ROOT / "notebooks" / "images" / "four-models.svg", tmp_path / "now.svg")
+    )
+    assert stored == now
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -43,6 +43,7 @@ from lab.virtual import (
     VirtualError,
     Way,
     clock,
+    run,
     run_virtual,
     serve,
 )
@@ -510,6 +511,17 @@ def test_the_wall_limit_ends_whatever_a_program_does(main: Callable[[Net], Corou
     with pytest.raises(OutOfTime, match=r"not finished after 0.1 real seconds, at 0.000 virtual seconds"):
         run_virtual(main, wall=0.1)
     assert "virtual" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("main", [spins, spins_and_ignores_cancellation])
+def test_without_a_thread_the_loop_ends_it(
+    main: Callable[[Net], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody else can, the loop looks at the clock, also while it cleans up; what comes after is in real time."""
+    monkeypatch.setattr(run, "_threads", False)
+    with pytest.raises(OutOfTime, match=r"not finished in its real time, at 0.000 virtual seconds"):
+        run_virtual(main, wall=0.1)
+    assert not clock.inside()
 
 
 def test_the_wall_limit_tells_where_the_program_was() -> None:

@@ -36,6 +36,7 @@ def longest_interval(function: Callable[[float, float], float]) -> Verdict:
 
 INTERVALS = (10.0, 0.5, 60.0)  # s
 DRAWS = 2000  # for each of them
+LUMPS = 100  # different ones among them; with so few the herd stays in lumps
 
 
 @judged
@@ -92,7 +93,7 @@ def _misses(spans: dict[float, tuple[float, float]]) -> str | None:
 
 def _lumps(drawn: dict[float, list[float]]) -> str | None:
     interval, few = min(((i, len(set(pauses))) for i, pauses in drawn.items()), key=lambda pair: pair[1])
-    if few < DRAWS // 4:
+    if few < LUMPS:
         return f"For an interval of {interval:g} s there are only {few} different pauses: the herd goes on in lumps."
     return None
 

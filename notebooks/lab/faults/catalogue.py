@@ -27,7 +27,7 @@ TOTAL = 60.0  # s after which a platform ends a request, whatever flows
 STEP = 3600  # s that the wall clock is set back
 BULK = 64 * 1024  # bytes of an update, for a consumer that is slow
 HELD_BACK = 2.5  # s of the LIVE faults: five heartbeats
-BUFFERING = "proxy_ignore_headers X-Accel-Buffering;"
+BUFFERING = "proxy_http_version 1.0; proxy_ignore_headers X-Accel-Buffering;"  # 1.0: the default before nginx 1.29.7
 PASSING = "proxy_http_version 1.1;"
 UPGRADE = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
 

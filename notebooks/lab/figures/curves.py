@@ -129,7 +129,7 @@ def asked_together(runs: Mapping[str, Run], settled: float, *, title: str | None
     colors = ["0.72", STYLES[listed[-1].model].color, INK]
     for (name, each), color in zip(counts.items(), colors, strict=False):
         axes.stairs(each, bins, fill=True, color=color, label=name)
-    axes.axvline(settled, color=GREY, linewidth=1, linestyle=(0, (4, 2)))
+    axes.axvline(settled, ymax=0.9, color=INK, linewidth=1, linestyle=(0, (4, 2)))  # above it is the legend
     axes.set_ylim(0, 1.2 * max(each.max() for each in counts.values()))
     axes.legend(loc="upper right", ncols=len(runs))
     return picture

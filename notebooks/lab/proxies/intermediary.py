@@ -2,7 +2,7 @@
 
     with intermediary(server.url, "proxy_read_timeout 2s;") as between:     # between.url, between.name
 
-The directives are nginx's. The imitation is a relay of a few lines that knows four of them, and what TLS does to a
+The directives are nginx's. The imitation is a relay of a few lines that knows a few of them, and what TLS does to a
 stream (it does not speak TLS), so that a notebook shows the same thing on a machine without nginx; which of the two it
 was is in `name`.
 """
@@ -28,7 +28,7 @@ LIMIT = 10.0  # seconds for its thread to start or to end
 KNOWN = re.compile(
     r"proxy_read_timeout (?P<idle>[0-9.]+)s|(?P<gzip>gzip on)|gzip_types text/event-stream"
     r"|(?P<direct>proxy_buffering off)|(?P<deaf>proxy_ignore_headers X-Accel-Buffering)"
-    r"|(?P<chunks>proxy_http_version 1\.1)"
+    r"|(?P<chunks>proxy_http_version 1\.1)|proxy_http_version 1\.0"
     r"|proxy_set_header (?:Upgrade \$http_upgrade|Connection upgrade)"  # a relay of bytes does so by itself
 )
 
@@ -95,7 +95,8 @@ class _Dealer:
 class _Imitation:
     """What of nginx matters to a stream: it ends one that is silent for too long; a compressor, and TLS, collect.
 
-    So does it all by itself where it asks the server by HTTP/1.0, its default: a stream has no chunks there.
+    So does it all by itself where it asks the server by HTTP/1.0, its default before 1.29.7, and the imitation's: a
+    stream has no chunks there.
     """
 
     def __init__(self, target: str, directives: str, tls: bool) -> None:

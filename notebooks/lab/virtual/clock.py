@@ -45,6 +45,7 @@ import anyio.to_thread
 EPOCH = 1_732_305_600  # time.time() when the virtual clock reads 0 (2024-11-22 20:00 UTC)
 TINY = 1e-9  # seconds; two moments closer than this are one
 PATIENCE = 5.0  # real seconds that a wait for another thread may take: a notebook's print(flush=True) is one
+CLEAN_UP = 3.0  # real seconds in which a run that took too long may end by itself
 TASKS_NAMED = 20  # in an error's text, at most
 real_monotonic = time.monotonic  # kept: during a run the module's own may be virtual
 
@@ -73,7 +74,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     `now` is the clock (s, from 0); a step beyond `limit` raises OutOfTime; `random` is what the program draws
     from, and `seeds` gives a generator the seed that it was made without. Another thread may set `interrupt`: it is
-    raised from the loop between two rounds of callbacks. So is OutOfTime, beyond `until`.
+    raised from the loop between two rounds of callbacks. So is OutOfTime, beyond `until`, and again if a task will not
+    end then.
     """
 
     mode = "VIRTUAL"  # what an experiment on this loop calls itself
@@ -99,7 +101,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def select(self, timeout: float | None) -> None:
         """Instead of waiting until something happens, move the clock to where it does; `timeout` 0: it does now."""
         if self.until < math.inf and real_monotonic() > self.until:
-            self.until = math.inf  # from here on the run is only cleaned up
+            self.until = real_monotonic() + CLEAN_UP  # from here on the run is only cleaned up, and no longer than that
             self.interrupt = OutOfTime(f"not finished in its real time, at {self.now:.3f} virtual seconds")
         if self.interrupt is not None:
             error, self.interrupt = self.interrupt, None

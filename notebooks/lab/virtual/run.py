@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 
 import uvicorn
 
-from lab.virtual.clock import OutOfTime, VirtualError, enter, inside, patched
+from lab.virtual.clock import CLEAN_UP, OutOfTime, VirtualError, enter, inside, patched
 from lab.virtual.network import Link, Net, NetworkLoop
 from lab.virtual.transport import Way
 from servers.background import Silence
@@ -160,7 +160,7 @@ def _stop(thread: threading.Thread, loop: NetworkLoop, outcome: Future[T], reaso
     loop.interrupt = reason
     wait([outcome], timeout=1)
     if loop.interrupt is None:
-        wait([outcome], timeout=3)  # it has noticed, and is cleaning up
+        wait([outcome], timeout=CLEAN_UP)  # it has noticed
     loop.interrupt = None
     for _ in range(3):
         if outcome.done():
