@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 WIDTH, DPI = 8.0, 110  # inches; half of the 880 pixels are enough to read it
 INK, GREY = "#222222", "#5f5f5f"
