@@ -8,8 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from lab.teaching.client import Client
 
 PATH = Path(__file__).resolve().parent.parent / "notebooks" / "03_websockets.ipynb"
 LIMIT = 240  # s for all of it: one whole run first
@@ -28,9 +29,9 @@ CHANGES = [  # from, to, what must then be shown
 
 
 @pytest.fixture(scope="module")
-def read_through() -> Iterator[NotebookClient]:
+def read_through() -> Iterator[Client]:
     """The notebook's kernel, once the notebook has run."""
-    client = NotebookClient(nbformat.read(PATH, as_version=4), timeout=100, kernel_name="python3")
+    client = Client(nbformat.read(PATH, as_version=4), timeout=100, kernel_name="python3")
     client.resources = {"metadata": {"path": str(PATH.parent)}}
     with client.setup_kernel():
         for number, cell in enumerate(client.nb.cells):
@@ -40,7 +41,7 @@ def read_through() -> Iterator[NotebookClient]:
 
 @pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize(("before", "after", "shown"), CHANGES, ids=[after for _, after, _ in CHANGES])
-def test_a_change_shows_what_it_does(read_through: NotebookClient, before: str, after: str, shown: str) -> None:
+def test_a_change_shows_what_it_does(read_through: Client, before: str, after: str, shown: str) -> None:
     """A value that the text invites to change can be changed: all that follows runs, and shows the new one."""
     cells = nbformat.read(PATH, as_version=4).cells
     [begin] = [n for n, cell in enumerate(cells) if cell.cell_type == "code" and before in cell.source]

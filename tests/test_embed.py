@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import expect
 
 from lab.figures.embed import SENTENCE, embed
+from lab.teaching.client import Client
 from servers import sse
 from servers.background import serve
 from servers.feed import Feed
@@ -51,7 +51,7 @@ def test_without_jupyter_there_is_a_sentence_and_nothing_of_this_machine(monkeyp
     """A notebook that is executed to be stored keeps the sentence alone: no script, no port, no address."""
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     notebook = new_notebook(cells=[new_code_cell(CELL)])
-    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    Client(notebook, kernel_name="python3", timeout=60).execute()
     (output,) = notebook.cells[0].outputs
     assert output.data == {"text/plain": SENTENCE, "text/html": f"<div><p><em>{SENTENCE}</em></p></div>"}
 

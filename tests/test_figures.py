@@ -20,7 +20,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from nbclient import NotebookClient
 from numpy.typing import NDArray
 
 from lab import figures, theory
@@ -28,6 +27,7 @@ from lab.bench.result import VIRTUAL, Delivery, Publication, Request, Run
 from lab.bench.schedule import Schedule
 from lab.figures import OTHER, STYLES, Picture, blank, delay_ecdf, request_bars, show, timeline
 from lab.figures.style import GREY, HIDDEN, INK, letters
+from lab.teaching.client import Client
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB: how the three kinds of colour blindness see.
 COLOUR_BLINDNESS = {
@@ -159,7 +159,7 @@ def notebook() -> nbformat.NotebookNode:
         "try:\n    show(figure)\nexcept ValueError as error:\n    print(error)",
     ]
     book: nbformat.NotebookNode = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(book, timeout=60, kernel_name="python3").execute()
+    Client(book, timeout=60, kernel_name="python3").execute()
     return book
 
 

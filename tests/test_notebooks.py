@@ -19,11 +19,11 @@ from typing import Any
 import nbformat
 import psutil
 import pytest
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from lab.teaching.client import Client
 from tests.support import PATIENCE
 from tests.support_notebooks import (
     AGAIN,
@@ -477,7 +477,7 @@ def listening(processes: Iterable[psutil.Process]) -> set[Any]:
 async def interrupted_and_killed(path: Path, rng: random.Random) -> None:
     """Interrupt an experiment, run on, and kill the kernel in the middle of it."""
     options: dict[str, Any] = {"resources": {"metadata": {"path": str(path.parent)}}, "timeout": 100}
-    client = NotebookClient(nbformat.read(path, as_version=4), kernel_name="python3", **options)
+    client = Client(nbformat.read(path, as_version=4), kernel_name="python3", **options)
     cells = dict(code_cells(client.nb))
     chosen = rng.choice(experiments(path))
     after = [number for number in cells if number > chosen][:RUN_ON]

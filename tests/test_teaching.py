@@ -1,5 +1,6 @@
 """What a lecturer hands out: three editions, a repository without solutions, and a course that nbgrader marks."""
 
+import asyncio
 import contextlib
 import csv
 import functools
@@ -8,17 +9,19 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lab.checks.verdict import is_stub
 from lab.teaching import __main__ as command
+from lab.teaching.client import Client
 from lab.teaching.editions import EDITIONS, blank, solutions, write_students
 from lab.teaching.lesson import EXERCISE, NOTEBOOKS, PREDICTION, Lesson, checked, lessons, only_imports, tags
 from lab.teaching.minutes import reading
@@ -43,10 +46,25 @@ ANSWERS = {  # who hands in what in place of the two bodies, and the marks that 
 }
 
 
+def test_an_answer_that_no_event_tells_of_is_read() -> None:
+    """A cell's answer is found when the event loop has heard nothing of it, long before its time is over."""
+
+    def deaf(**_: Any) -> None:
+        for channel in (client.kc.shell_channel, client.kc.iopub_channel):
+            assert asyncio.get_running_loop().remove_reader(channel.socket.FD)
+
+    notebook = new_notebook(cells=[new_code_cell("1 + 1")])
+    client: Any = Client(notebook, timeout=90, kernel_name="python3", on_cell_execute=deaf)
+    begin = time.monotonic()
+    client.execute()
+    assert time.monotonic() - begin < 60
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "2"}
+
+
 def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
     """Execute all cells, in the order they stand."""
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=100, kernel_name="python3", resources=resources).execute()
+    Client(notebook, timeout=100, kernel_name="python3", resources=resources).execute()
     return notebook
 
 

@@ -27,9 +27,9 @@ from typing import Any
 
 import nbformat
 import psutil
-from nbclient import NotebookClient
 
 from lab.cost.measuring import SILENT
+from lab.teaching.client import Client
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "05_side_by_side.ipynb"
 KEPT = Path(__file__).with_suffix(".json")
@@ -84,7 +84,7 @@ def said() -> dict[str, Any]:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(ASK))
     where = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    Client(notebook, timeout=300, kernel_name="python3", resources=where).execute()
     found: dict[str, Any] = json.loads(notebook.cells[-1].outputs[0].text)
     for cost, values in found["costs"].items():
         found["costs"][cost] = [float(f"{value:.4g}") for value in values]

@@ -12,10 +12,10 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
+from lab.teaching.client import Client
 from lab.teaching.lesson import Lesson
 
 WORDS, LINES = 200, 15  # a minute
@@ -50,7 +50,7 @@ def runs(lesson: Lesson) -> dict[str, float]:
     """The seconds that the cells of each section run, on this machine. Raises RuntimeError for a cell that raises."""
     notebook = copy.deepcopy(lesson.notebook)
     where = {"metadata": {"path": str(lesson.path.parent)}}
-    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=where)
+    client = Client(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=where)
     try:
         client.execute(stderr=subprocess.DEVNULL)  # the kernel's own words, not those of cells
     except CellExecutionError as error:
