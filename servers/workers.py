@@ -32,6 +32,7 @@ VARIABLE = "PUSH_VS_PULL_WORKER"  # tells a process that it is a worker, and whi
 BACKLOG = 2048  # connections that wait to be accepted
 START_LIMIT = 60.0  # seconds until a worker that accepts no connections is given up
 LEAVE_LIMIT = 1.7  # seconds until workers that were told to end are killed
+LATE = 10.0  # seconds that a drain may take longer than it should: each worker ends it by its own clock
 PACE = 0.5, 10.0  # seconds from the end of a worker to the next one: at first, and when each dies at once
 
 log = logging.getLogger("servers")
@@ -127,7 +128,7 @@ class Workers:
 
     def drain(self, seconds: float, enough: threading.Event) -> None:
         """Have each end its streams over so many seconds, and itself; return when all have, or `enough` is set."""
-        until = time.monotonic() + seconds + LEAVE_LIMIT
+        until = time.monotonic() + seconds + LATE
         for process in self.tell():
             while process.poll() is None and time.monotonic() < until:
                 if enough.wait(TICK):
