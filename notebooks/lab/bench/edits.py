@@ -13,6 +13,7 @@ import os
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,15 +210,16 @@ def snapshot(directory: Path) -> Files:
     return found
 
 
-class _Beside:
+class _Beside(ABC):
     """A thread that does what `_run` says while a block runs, until it is `_enough`."""
 
     def __init__(self) -> None:
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
 
+    @abstractmethod
     def _run(self) -> None:
-        raise NotImplementedError
+        """What the thread does."""
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -71,9 +71,9 @@ def virtually(
 
 @contextlib.contextmanager
 def _no_sleep() -> Iterator[None]:
-    real: Any = time.sleep
+    real = time.sleep
 
-    def sleep(seconds: float) -> None:
+    def sleep(seconds: Any, /) -> None:
         if not inside() or _in_executor(sys._getframe(1)):
             real(seconds)
             return
@@ -82,7 +82,7 @@ def _no_sleep() -> Iterator[None]:
         loop.interrupt = Blocked(f"time.sleep({seconds:g})")  # so that the run fails even if the answer catches it
         raise loop.interrupt
 
-    time.sleep = sleep  # type: ignore[assignment]  # a float is enough here
+    time.sleep = sleep
     try:
         yield
     finally:

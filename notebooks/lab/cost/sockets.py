@@ -5,7 +5,6 @@ connect_until_refused("127.0.0.1", ports=50) ─▶ 50, and not one more
 """
 
 import contextlib
-import os
 import socket
 import struct
 import sys
@@ -83,5 +82,5 @@ def descriptors() -> int:
     """How many files and sockets this process has open; -1 where the system does not say."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError):
-            return len(os.listdir(folder)) - 1  # noqa: PTH208  # without the one that lists
+            return sum(1 for _ in Path(folder).iterdir()) - 1  # without the one that lists
     return -1
