@@ -106,7 +106,7 @@ def test_every_method_that_overrides_another_packages_still_does() -> None:
         on_uvicorn.GracefulServer,
     ):
         own = {"data_received", "read_on", "end", "parse", "parse_without_upgrade", "arrived", "too_slow", "refuse"}
-        own |= {"exit", "sweep", "cut_connections", "plain", "push", "farewell", "passes", "knock"}
+        own |= {"exit", "sweep", "cut_off", "cut_connections", "plain", "push", "farewell", "passes", "knock"}
         own |= {"unsent", "look_after", "drained", "call", "stop_listening"}
         for name, method in vars(kind).items():
             if inspect.isfunction(method) and name not in own:
