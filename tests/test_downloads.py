@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers import downloads
@@ -120,6 +120,7 @@ def test_ranges(directory: Path, size: int) -> None:
 
 
 @given(size=st.integers(0, 30), first=st.integers(0, 40), length=st.integers(0, 40))
+@settings(deadline=None)
 def test_a_range_is_never_beyond_the_file(size: int, first: int, length: int) -> None:
     """Whatever is asked for, what is given is what slicing gives, and empty means that there is none."""
     content = bytes(range(size))
