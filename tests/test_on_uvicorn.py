@@ -383,7 +383,7 @@ async def test_who_does_not_finish_a_request_is_told_and_let_go(monkeypatch: pyt
 def test_a_request_that_is_answered_slowly_is_not_called_slow(fast: bool) -> None:
     """The limit is for what the client sends: a held poll and a kept connection outlast it. In virtual time."""
 
-    async def main(_: Net) -> None:
+    async def main(net: Net) -> None:
         feed = Feed()
         async with serve_virtually(long_polling.create_app(feed, jitter=0, fast=fast)):
             reader, writer = await asyncio.open_connection("server", 80)
