@@ -192,8 +192,11 @@ def test_a_replica_that_was_away_too_long_says_so(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True])
-def test_a_restart_of_redis_loses_nothing_and_changes_no_epoch(server: RedisServer, crash: bool) -> None:
+def test_a_restart_of_redis_loses_nothing_and_changes_no_epoch(
+    server: RedisServer, crash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With its append-only file cursors stay good, and what is published meanwhile is in the log once."""
+    monkeypatch.setattr(redis_feed, "PATIENCE", PATIENCE)
     with RedisFeed(server.url, epoch="e") as one, RedisFeed(server.url) as other:
         for _ in range(10):
             one.publish("a")
@@ -334,7 +337,7 @@ def test_a_redis_that_hangs_is_gone_and_streams_go_on_when_it_answers(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the midst it takes connections and says nothing: 503 from /healthz, then all is as it was."""
-    monkeypatch.setattr(redis_feed, "ANSWER", 1.0)
+    monkeypatch.setattr(redis_feed, "ANSWER", 3.0)
     monkeypatch.setattr(redis_feed, "PAUSE", 0.1)
 
     async def body() -> None:
@@ -346,7 +349,7 @@ def test_a_redis_that_hangs_is_gone_and_streams_go_on_when_it_answers(
                 server.process.send_signal(signal.SIGSTOP)
                 try:
                     await soon(lambda: feed.trouble)
-                    assert f"{feed.trouble}".endswith("does not answer within 1 s")
+                    assert f"{feed.trouble}".endswith("does not answer within 3 s")
                     assert (await http.get("/healthz")).status_code == 503
                 finally:
                     server.process.send_signal(signal.SIGCONT)
@@ -479,9 +482,10 @@ def test_what_redis_refuses_is_one_line(server: RedisServer) -> None:
 def test_only_who_holds_the_lease_publishes(server: RedisServer) -> None:
     """Whoever slept while its lease ran out, and another took it, publishes nothing, and cannot renew or give back."""
     with RedisFeed(server.url) as sleeper, RedisFeed(server.url) as other:
-        assert sleeper.hold("first", 0.05)
+        assert sleeper.hold("first", 60)
         sleeper.fence = "first"
         sleeper.publish("a")
+        assert sleeper.renew("first", 0.05)
         until(lambda: other.hold("second", 60))
         with pytest.raises(Fenced):
             sleeper.publish("b")
