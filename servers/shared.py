@@ -36,6 +36,7 @@ log = logging.getLogger("servers")
 
 async def lead(feed: RedisFeed, source: Source) -> None:
     """Run the source for as long as this process holds the lease, for ever. What the source raises is raised."""
+    said = ""
     while True:
         lease = secrets.token_hex(8)
         try:
@@ -44,11 +45,15 @@ async def lead(feed: RedisFeed, source: Source) -> None:
             held = False  # the feed says so itself
         if held:
             feed.fence = lease
-            await _run(feed, source, lease)
+            why = await _run(feed, source, lease)
+            if why != said:  # once, however often it is tried
+                said = why
+                log.warning("no updates from this process for now: %s", why)
         await asyncio.sleep(AGAIN)
 
 
-async def _run(feed: RedisFeed, source: Source, lease: str) -> None:
+async def _run(feed: RedisFeed, source: Source, lease: str) -> str:
+    """Run the source until the lease is lost, or Redis; return why."""
     filling = asyncio.create_task(source(), name="source that is shared")
     keeping = asyncio.create_task(_keep(feed, lease), name="lease")
     try:
@@ -61,11 +66,11 @@ async def _run(feed: RedisFeed, source: Source, lease: str) -> None:
             await asyncio.to_thread(feed.renew, lease, 0)
         except Unavailable:
             pass  # it runs out by itself
-    for task in (filling, keeping):
-        if not task.cancelled() and (error := task.exception()):
-            if not isinstance(error, Fenced | Unavailable):
-                raise error
-            log.warning("no updates from this process for now: %s", error)
+    errors = [error for task in (filling, keeping) if not task.cancelled() and (error := task.exception())]
+    for error in errors:
+        if not isinstance(error, Fenced | Unavailable):
+            raise error
+    return str(errors[0]) if errors else ""
 
 
 async def _keep(feed: RedisFeed, lease: str) -> None:
