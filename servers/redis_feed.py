@@ -208,7 +208,8 @@ class RedisFeed(Feed):
     The bounds of the history are those of `Feed`, for the stream and for the replica; `epoch` names a log that is not
     there yet. `watched`: nobody knows what stands there before a first look was adopted. `fence` is the lease that
     whatever is published needs, "" none. While Redis cannot be read, `away` is true, `trouble` says why, and it heals
-    by itself; after OUTAGE seconds it is `lost`. Raises ValueError for a URL that is none, and Unavailable.
+    by itself; after OUTAGE seconds it is `lost`, and so begins one that `waits` for Redis. Raises ValueError for a URL
+    that is none, and Unavailable.
     """
 
     elsewhere = True
@@ -221,6 +222,7 @@ class RedisFeed(Feed):
         history_bytes: int = 64 * 2**20,
         epoch: str | None = None,
         watched: bool = False,
+        waits: bool = False,
     ) -> None:
         self._chart = Chart("", "", 0, ())
         super().__init__(history=history, history_bytes=history_bytes, epoch=epoch)
@@ -250,8 +252,12 @@ class RedisFeed(Feed):
             with self._reading:
                 self._begin_anew()
         except redis.RedisError as error:
-            self._redis.close()
-            raise Unavailable(self._told(error)) from error
+            self._unread = self._told(error)
+            if not waits:
+                self._redis.close()
+                raise Unavailable(self._unread) from error
+            self.away = self.lost = True
+            self._note_trouble()
         self._reader = threading.Thread(target=self._follow, name=f"reader of {self.place}", daemon=True)
         self._reader.start()
 

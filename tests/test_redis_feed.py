@@ -331,6 +331,20 @@ def test_without_redis_a_feed_says_so_and_heals_by_itself(
     assert sum("is well again" in record.message for record in caplog.records) == 1
 
 
+def test_a_feed_that_waits_for_redis_is_lost_until_it_is_there(server: RedisServer) -> None:
+    """It begins without Redis, as one that has been gone for long; then it is as any other."""
+    with RedisFeed(server.url, epoch="e") as before:
+        before.publish("a")
+    server.end()
+    with RedisFeed(server.url, waits=True) as feed:
+        assert feed.lost
+        assert "cannot be reached" in str(feed.trouble)
+        server.start()
+        until(lambda: not feed.trouble)
+        assert not feed.lost
+        assert (feed.cursor, seen(feed, "e-0")) == ("e-1", [1])
+
+
 def test_a_redis_that_hangs_is_gone_and_streams_go_on_when_it_answers(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,13 +463,14 @@ def test_whatever_ends_a_look_is_said_and_the_reader_goes_on(server: RedisServer
 
 def test_how_many_there_were_is_the_same_in_all_processes(server: RedisServer) -> None:
     """After a restart of Redis, which leaves numbers out, a process that begins counts as the others do."""
-    with RedisFeed(server.url) as one:
+    with RedisFeed(server.url, history=1) as one:
         one.publish("a")
         server.restart()
         until(lambda: not one.trouble)
         one.publish("b")
+        one.publish("c")
         with RedisFeed(server.url) as other:
-            assert one.published == other.published == 2
+            assert one.published == other.published == 3
 
 
 def test_an_answer_that_got_lost_makes_no_second_update(server: RedisServer) -> None:
