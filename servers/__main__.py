@@ -106,7 +106,7 @@ def build_shared(options: argparse.Namespace, *, waits: bool) -> Service:
     if index:
         index.load()  # for its name; the files are read again by who needs them
     feed = RedisFeed(options.feed, history=options.history, watched=bool(options.watch), waits=waits)
-    tree: Tree | None = None
+    tree: SharedTree | None = None
     if options.watch:
         limit = math.inf if options.max_size is None else options.max_size
         tree = SharedTree(feed, options.watch, limit=limit, ignore=options.ignore)
@@ -118,7 +118,8 @@ def build_shared(options: argparse.Namespace, *, waits: bool) -> Service:
         def source() -> Coroutine[Any, Any, None]:
             return play(feed, synthetic_edits(options.rate, **schedule))
 
-    return finished(options, feed, tree, functools.partial(lead, feed, source))
+    leading = functools.partial(lead, feed, source, *([tree.unseen] if tree else []))
+    return finished(options, feed, tree, leading)
 
 
 def finished(options: argparse.Namespace, feed: Feed, tree: Tree | None, source: Source) -> Service:

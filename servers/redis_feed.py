@@ -435,6 +435,11 @@ class RedisFeed(Feed):
         with self._lock:
             return (self._files or {}).get(path)
 
+    @property
+    def lists(self) -> bool:
+        """Whether any file stands there."""
+        return bool(self._files)
+
     # --- the lease ---
 
     def hold(self, lease: str, seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import re
@@ -25,7 +26,7 @@ from servers import redis_feed, serve, sse
 from servers.feed import Batch, Feed, FutureCursor, Gap, Known, Unavailable, Update
 from servers.redis_feed import SKIP, Fenced, RedisFeed, parsed
 from servers.service import Closing
-from servers.shared import lead
+from servers.shared import SharedTree, lead, watch_shared
 from tests import test_feed
 from tests.support import PATIENCE, Raw, on_a_loop
 from tests.support import until as soon
@@ -641,6 +642,44 @@ def test_the_source_moves_to_another_process_when_its_holder_is_gone(server: Red
 
             with pytest.raises(OSError, match="no such directory"):
                 await asyncio.wait_for(lead(one, failing), PATIENCE)
+
+    on_a_loop(body)()
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_who_cannot_see_the_directory_leaves_the_lease_to_who_can(
+    server: RedisServer, tmp_path: Path, empty: bool
+) -> None:
+    """One host's directory is gone, or has nothing mounted on it: it says so, and another announces what changes."""
+
+    async def body() -> None:
+        places = [tmp_path / "one", tmp_path / "other"]
+        for place in places:
+            place.mkdir()
+            (place / "a").write_text("a")
+        with RedisFeed(server.url, watched=True) as one, RedisFeed(server.url, watched=True) as other:
+            leading = list[asyncio.Task[None]]()
+            for feed, place in zip((one, other), places, strict=True):
+                tree = SharedTree(feed, place)
+                source = functools.partial(watch_shared, feed, tree)
+                leading.append(asyncio.create_task(lead(feed, source, tree.unseen)))
+                await soon(lambda: other.lists)
+            places[0].rename(tmp_path / "away")
+            if empty:
+                places[0].mkdir()
+            (places[1] / "b").write_text("b")
+            await soon(lambda: "b" in one.listing()[1])
+            await soon(lambda: one.delayed)
+            assert str(one.delayed).startswith(f"{places[0]} " + ("is empty" if empty else "cannot be read"))
+            assert other.delayed is None
+            if empty:
+                places[0].rmdir()
+            (tmp_path / "away").rename(places[0])
+            await soon(lambda: one.delayed is None)
+            assert set(one.listing()[1]) == {"a", "b"}
+            for task in leading:
+                task.cancel()
+            await asyncio.wait(leading)
 
     on_a_loop(body)()
 
