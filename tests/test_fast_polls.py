@@ -90,6 +90,7 @@ UNUSUAL = {
     "two Hosts": get("e-1", "Host: x", CLOSE),
     "two Connections": get("e-1", CLOSE, CLOSE),
     "another Connection": get("e-1", "Connection: close, x"),
+    "a Connection of old proxies": get("e-1", "Proxy-Connection: close"),
     "a body": get("e-1", "Content-Length: 1", CLOSE) + b"x",
     "a body in chunks": get("e-1", "Transfer-Encoding: chunked", CLOSE) + b"0\r\n\r\n",
     "a body and another request": get("e-1", "Content-Length: 1") + b"x" + get("e-1", CLOSE),

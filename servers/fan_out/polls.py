@@ -29,7 +29,7 @@ LINE = re.compile(
     rb"GET (/[a-z]+)\?after=([0-9a-z]{1,32}-(?:0|[1-9][0-9]{0,17}))(?:&wait=([0-9]{1,9}(?:\.[0-9]{1,9})?))? HTTP/1\.1"
 )
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-UNUSUAL = (b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"http2-settings")
+UNUSUAL = (b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"proxy-connection")
 LARGEST_HEAD = 4096  # bytes
 KEPT = 1000  # understood lines, fields, and answers
 LARGEST_KEPT = 16 * 1024  # bytes of an answer
