@@ -514,7 +514,10 @@ def test_a_client_that_answers_pings_stays(create_app: Callable[..., Service]) -
     feed = Feed()
 
     async def main(net: Net) -> bytes:
-        async with serve_virtually(create_app(feed, heartbeat=15)) as server, socket_to(server) as connection:
+        async with (
+            serve_virtually(create_app(feed, heartbeat=15)) as server,
+            websockets.connect(f"{server.url.replace('http', 'ws')}/ws", proxy=None, ping_interval=None) as connection,
+        ):
             await received(connection)
             await asyncio.sleep(3601)
             feed.publish("news")
