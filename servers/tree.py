@@ -136,6 +136,7 @@ class Tree(Hashing):
                 if time.monotonic() > until:
                     self._still(top)
                     yield self._take(found)
+                    found.descent.close()  # the look in between may know it by another name
                     until = time.monotonic() + SLICE
             self._still(top)
         yield self._take(found)
@@ -164,6 +165,8 @@ class Tree(Hashing):
     def _take(self, found: Look) -> list[Edit]:
         """Know what was found from now on; return what has changed."""
         before = self.files
+        if found.left:  # what was found in a directory before that went is not there
+            found.come = {path: come for path, come in found.come.items() if split(come[0])[0] not in found.left}
         gone = {path: name for path, name in found.gone.items() if path in before and path not in found.come}
         come = sorted((path, file, before.get(path)) for path, (_, file) in found.come.items())
         edits = [

@@ -108,7 +108,7 @@ def test_every_method_that_overrides_another_packages_still_does() -> None:
         on_uvicorn.GracefulServer,
     ):
         own = {"data_received", "read_on", "end", "parse", "parse_without_upgrade", "arrived", "too_slow", "refuse"}
-        own |= {"exit", "sweep", "cut_connections", "plain", "push", "farewell", "passes", "knock"}
+        own |= {"exit", "sweep", "cut_off", "cut_connections", "plain", "push", "farewell", "passes", "knock"}
         own |= {"unsent", "look_after", "drained", "call", "stop_listening"}
         for name, method in vars(kind).items():
             if inspect.isfunction(method) and name not in own:
@@ -154,6 +154,9 @@ def status(answer: bytes) -> int:
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
         (b"GET / HTTP/1.0\r\n\r\n", 200),
+        (b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET HTTP://x?y HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+        (b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
         (b"\x16\x03\x01\x02\x00\x01", 400),
@@ -517,6 +520,30 @@ async def test_a_client_that_speaks_before_it_is_upgraded_is_heard(fast: bool) -
     with serve(websocket.create_app(Feed(), fast=fast)) as server, Raw(server) as client:
         client.send(Raw.HANDSHAKE + frame(json.dumps({"type": "filter", "id": 7, "paths": []}).encode()))
         assert b"hello" in await client.read_until(b'"filtered", "id": 7')
+
+
+@paths
+@on_a_loop
+async def test_a_whole_url_leads_where_its_path_does(fast: bool) -> None:
+    """A target may come in absolute form (RFC 9112, section 3.2.2), that of a handshake too; no path is "/"."""
+    assert on_uvicorn.origin_form(b"/a?b=c://d") == b"/a?b=c://d"
+    assert on_uvicorn.origin_form(b"http://x:1?after=0") == b"/?after=0"
+    handshake = Raw.HANDSHAKE.replace(b" /ws ", b" http://x/ws?after=e-0 ")
+    with serve(websocket.create_app(Feed(epoch="e"), fast=fast)) as server, Raw(server) as client:
+        client.send(handshake)
+        assert b"hello" in await client.read_until(b'"e-0"}')
+
+
+@paths
+@on_a_loop
+async def test_http_1_0_upgrades_to_nothing_and_is_answered_as_http_1_0(fast: bool) -> None:
+    """Upgrade is ignored in HTTP/1.0 (RFC 9110, section 7.8), and what follows is not in chunks."""
+    handshake = Raw.HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"/ws", b"/events")
+    with serve(sse.create_app(Feed(epoch="e"), fast=fast)) as server:
+        for request in (handshake, handshake.replace(b"Upgrade: websocket", b"Upgrade: h2c")):
+            with Raw(server) as client:
+                client.send(request)
+                assert (await client.read_until(b"e-0\n\n")).endswith(b"\r\n\r\nretry: 2000\n\nid: e-0\n\n")
 
 
 # --- one write for many ---

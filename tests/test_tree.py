@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from servers import hashing
 from servers import tree as scanning
 from servers.feed import Feed
 from servers.hashing import Abandoned, File
+from servers.hints import Inotify
 from servers.places import Place
 from servers.tree import Edit, Replaced, Tree
 from tests.support_tree import LIMIT, State, a_directory, apply, do, known, state, told, unprivileged
@@ -662,6 +665,19 @@ def test_names_are_utf8_whatever_the_locale(directory: Path, monkeypatch: pytest
 # --- looks at names, and sweeps ---
 
 
+def done(directory: Path, stretch: list[tuple[object, ...]]) -> list[str]:
+    """Do some edits; the names that a hint would give."""
+    names, top = list[str](), os.path.realpath(directory)
+    for step in stretch:
+        with contextlib.suppress(OSError):  # not possible as the directory is
+            do(directory, step)
+        paths = [path for path in step if isinstance(path, Path)]
+        through = [Path(os.path.realpath(directory / path)) for path in paths]  # a link is written through
+        names += [path.as_posix() for path in paths]
+        names += [path.relative_to(top).as_posix() for path in through if path.is_relative_to(top)]
+    return names
+
+
 @pytest.mark.parametrize("how", ["look", "sweep"])
 @given(script=st.lists(st.lists(steps, max_size=5), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=40, print_blob=True)
@@ -673,17 +689,9 @@ def test_a_look_at_what_a_script_names_finds_what_a_scan_would(
         patch.setattr(scanning, "SLICE", 0.0)
         directory = Path(name) / "watched"
         directory.mkdir()
-        tree, top = Tree(directory), os.path.realpath(directory)
-        model: State = {}
+        tree, model = Tree(directory), State()
         for stretch in script:
-            names = list[str]()
-            for step in stretch:
-                with contextlib.suppress(OSError):  # not possible as the directory is
-                    do(directory, step)
-                paths = [path for path in step if isinstance(path, Path)]
-                through = [Path(os.path.realpath(directory / path)) for path in paths]  # a link is written through
-                names += [path.as_posix() for path in paths]
-                names += [path.relative_to(top).as_posix() for path in through if path.is_relative_to(top)]
+            names = done(directory, stretch)
             if how == "look":
                 apply(tree.look(names), model)
             else:
@@ -758,6 +766,83 @@ def test_a_sweep_gives_way_and_finds_what_looks_in_between_did_not(
     assert slices > 4
     assert model == state(directory)
     assert tree.scan() == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_moves_between_the_slices_of_a_sweep_a_copy_equals_the_directory(
+    seed: int, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directories are moved, replaced and removed, and looked at, between the slices: nothing is lost or made up."""
+    monkeypatch.setattr(scanning, "SLICE", -1.0)  # a slice for each directory
+    rng, names = random.Random(seed), [f"{one}{rest}" for one in "abc" for rest in ("", "/a", "/b", "/b/c")]
+    free = ["x", "y", "a/x", "b/x", "x/y"]
+    tree = Tree(directory)
+    model = known(tree)
+    for _ in range(10):
+        for name in free:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        for name in names:
+            with contextlib.suppress(OSError):  # a parent that is a file
+                (directory / name).mkdir(parents=True, exist_ok=True)
+                (directory / name / "file").write_text(name)
+        apply(tree.scan(), model)
+        for edits in tree.sweep():
+            apply(edits, model)
+            stretch: list[tuple[object, ...]] = [
+                ("rename", Path(rng.choice(names)), Path(rng.choice(free))),
+                ("remove" if rng.random() < 0.2 else "make a directory", Path(rng.choice(names))),
+            ]
+            apply(tree.look(done(directory, stretch)), model)
+        assert model == known(tree) == state(directory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_a_directory_renamed_between_the_slices_of_a_sweep_is_heard_by_its_new_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sweep has still to list below it is not listed, nor listened to, by the name that it had."""
+    monkeypatch.setattr(scanning, "SLICE", -1.0)
+    for name in ("one", "two", "three"):
+        (directory / "old" / name).mkdir(parents=True)
+    tree, heard = Tree(directory, first_look=False), Inotify()
+    tree.listener = heard
+    try:
+        tree.scan()
+        sweep = tree.sweep()
+        for _ in range(3):
+            next(sweep)
+        (directory / "old").rename(directory / "new")
+        (directory / "old").mkdir()
+        tree.look(["old", "new"])
+        assert list(sweep)
+        heard.wait(0)
+        for name in ("one", "two", "three"):
+            (directory / "new" / name / "file").write_text("a")
+        names = set[str]()
+        while len(names) < 3:
+            more, _ = heard.wait(LIMIT)
+            assert more
+            names |= {*more}
+        assert names == {"new/one/file", "new/two/file", "new/three/file"}
+    finally:
+        heard.close()
+
+
+def test_a_directory_that_goes_while_it_is_looked_at_leaves_nothing(directory: Path) -> None:
+    """A file found in it before it went, and one that was known, are no files of the tree; back, they are."""
+    (directory / "d/e").mkdir(parents=True)
+    (directory / "d/e/known").write_text("a")
+    tree, away = Tree(directory), directory.with_name("away")
+    (directory / "d/e/new").write_text("b")
+
+    def go(path: Path) -> None:
+        path.parent.rename(away)
+
+    with pytest.MonkeyPatch.context() as patch:
+        before_reading(patch, go)
+        assert told(tree.look(["d/e/new", "d"])) == [("deleted", "d/e/known")]
+    away.rename(directory / "d/e")
+    assert told(tree.look(["d/e"])) == [("added", "d/e/known"), ("added", "d/e/new")]
 
 
 def test_a_directory_swapped_for_a_link_between_two_looks_leaks_nothing(

@@ -243,7 +243,7 @@ def test_a_directory_is_watched_by_one_and_served_by_all(redis: RedisServer, tmp
 
 
 def test_without_redis_polls_are_refused_and_health_says_why(tmp_path: Path) -> None:
-    """While Redis is gone a poll is 503 with Retry-After, a stream stays open, and all is well when it is back."""
+    """While Redis is gone a poll is 503 with Retry-After, of a worker that starts meanwhile too; then all is well."""
 
     @on_a_loop
     async def body() -> None:
@@ -256,9 +256,43 @@ def test_without_redis_polls_are_refused_and_health_says_why(tmp_path: Path) -> 
                 assert "cannot be reached" in answer.json()["detail"]
                 answer = await server.get_until(503, "/healthz")
                 assert "cannot be reached" in answer.json()["status"]
+                killed = server.workers[0]
+                killed.kill()
+                await until(lambda: len(server.workers) == 2 and killed not in server.workers)
+                for answer in await asyncio.gather(*(server.get("/updates?after=0") for _ in range(12))):
+                    assert answer.status_code == 503, answer.text
                 redis.start()
                 await server.get_until(200, "/healthz")
                 await server.get_until(200, "/updates?after=0")
+
+    body()
+
+
+def test_the_limits_are_of_all_workers_together(redis: RedisServer) -> None:
+    """Each worker has its share of the connections, so that there are never more; whoever leaves makes room."""
+
+    @on_a_loop
+    async def body() -> None:
+        async with running(redis, "sse", "--max-connections", 3) as server:
+            host, port = server.url.removeprefix("http://").split(":")
+
+            async def status() -> str:
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+                streams.append(writer)
+                return (await reader.readline()).decode().split()[1]
+
+            streams, said = list[asyncio.StreamWriter](), list[str]()
+            async with asyncio.timeout(PATIENCE):
+                while said.count("200") < 3:  # whichever workers the kernel chooses
+                    said.append(await status())
+                assert {await status() for _ in range(8)} == {"503"}
+                streams[said.index("200")].close()
+                await server.holds(2)
+                while await status() != "200":
+                    pass
+            for writer in streams:
+                writer.close()
 
     body()
 
@@ -339,6 +373,7 @@ def test_nothing_is_left_of_it(redis: RedisServer, sign: signal.Signals) -> None
     [
         ("sse --workers 2", "--workers needs --feed"),
         ("demo --feed redis://127.0.0.1:1", "--feed is for the four models and file-updates"),
+        ("sse --feed URL --workers 3 --max-connections 2", "--max-connections and --max-per-address are shared out"),
         ("sse --workers 0", "argument --workers: a whole number from 1 to 256, not '0'"),
         ("sse --feed redis:/x", "a feed is redis://HOST:PORT/DB?key=KEY"),
         ("sse --feed redis:/x --workers 2", "a feed is redis://HOST:PORT/DB?key=KEY"),
