@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,7 +252,10 @@ def fail_over(server: RedisServer, replica: RedisServer, lagging: Callable[[], o
         contextlib.closing(redis.Redis(port=server.port)) as old,
         contextlib.closing(redis.Redis(port=replica.port)) as new,
     ):
-        until(lambda: new.xlen("updates") == old.xlen("updates"))
+        deadline = time.monotonic() + 4 * PATIENCE  # a first synchronisation that fails is begun again a second later
+        while new.xlen("updates") != old.xlen("updates"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         new.replicaof("NO", "ONE")
         lagging()
         server.kill()
