@@ -114,9 +114,9 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
 
     Short polling keeps its connection for KEEP_ALIVE seconds after each poll, so with a long `interval` (s) it holds
     one only for a part of the time; where an answer is full, with BATCH updates, it asks again at once. A long poll is
-    held for `hold` (s), less a share of it drawn up to JITTER. Streams are opened once: their handshakes are not counted.
-    Raises ValueError where updates would be lost, with more in an interval than the HISTORY keeps, or would pile up, with
-    more in a round trip than an answer of long polling brings.
+    held for `hold` (s), less a share of it drawn up to JITTER. Streams are opened once: their handshakes are not
+    counted. Raises ValueError where updates would be lost, with more in an interval than the HISTORY keeps, or would
+    pile up, with more in a round trip than an answer of long polling brings.
     """
     if model not in MODELS:
         raise ValueError(f"there is no model {model!r}, only {', '.join(MODELS)}")
