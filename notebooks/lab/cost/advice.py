@@ -269,9 +269,9 @@ def _possible(decision: Decision, model: str) -> Iterator[str]:
         yield f"A browser's {who} sends no header of your own: let a cookie carry the token, or {instead}."
     if math.isfinite(r.cut_after):
         yield (
-            f"The platform ends every answer after {lasting(r.cut_after)}: let the server end them a little sooner, and "
-            f"streams come back at once, by their cursor, {figure(r.clients / r.cut_after)} times a second in all; a long "
-            f"poll is held no longer than {seconds(decision.hold)}."
+            f"The platform ends every answer after {lasting(r.cut_after)}: let the server end them a little sooner, "
+            f"and streams come back at once, by their cursor, {figure(r.clients / r.cut_after)} times a second in all; "
+            f"a long poll is held no longer than {seconds(decision.hold)}."
         )
 
 
