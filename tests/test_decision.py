@@ -1,6 +1,7 @@
 """The decision: what is asked is checked, the advice is an engineer's, and every flip is one."""
 
 import functools
+import io
 import itertools
 import math
 import random
@@ -444,11 +445,11 @@ def test_map_says_what_it_shows() -> None:
     assert {"SSE", "short\npolling", "long\npolling"} <= set(names)
 
 
-def ramp(model: str) -> Measured:
+def ramp(model: str, cost: float = 1e-4, each: int = 2**15, most: int = 10) -> Measured:
     """Windows whose server takes 100 µs for each of its load and 32 KiB for each connection, and a tenth of a core."""
     seen = [
-        Window(n, 1.0, 0.1 + 50 * n * 1e-4, 2**20 + 2**15 * n, 50 * n, 50 * n, 0, 0, 50, 100, floor=0.0, others=0.25)
-        for n in (0, 5, 10, 0, 5, 10)
+        Window(n, 1.0, 0.1 + 50 * n * cost, 2**20 + each * n, 50 * n, 50 * n, 0, 0, 50, 100, floor=0.0, others=0.25)
+        for n in (0, most // 2, most, 0, most // 2, most)
     ]
     found = result(LONG, TEACHING, (tuple(seen),))
     return replace(found, model=model, cpu={**found.cpu, "deliveries": found.main})
@@ -464,6 +465,34 @@ def test_slopes_draw_every_window() -> None:
     left, right = picture.axes
     assert len(left.lines) == len(right.lines) == 8
     assert np.allclose(np.asarray(right.lines[0].get_ydata()), [2**15 * 5 / 2**20, 2**15 * 10 / 2**20])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_lines_name_lies_on_nothing(seed: int) -> None:
+    """Wherever lines end, close together or one behind another: no name covers a point, a line or another name."""
+    rng = random.Random(seed)
+    spread = (1.0, 1.02, 1.1, 1.5, 2.0, 4.0)[seed]
+
+    def near(value: float) -> float:
+        return value * math.exp(math.log(spread) * rng.uniform(-1, 1))
+
+    measured = [ramp(m, near(1e-4), round(near(2**15)), rng.choice((10, 12, 20))) for m in MODELS]
+    picture = maps.slopes(measured)
+    picture.savefig(io.BytesIO(), dpi=100)  # which lays it out
+    for axes in picture.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) == 4
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+        for line in axes.lines:
+            ends = axes.transData.transform(np.asarray(line.get_xydata()))
+            drawn = (
+                [ends]
+                if line.get_linestyle() == "None"
+                else [np.linspace(a, b, 50) for a, b in itertools.pairwise(ends)]
+            )
+            covered = [box for box in boxes if any(box.contains(*point) for point in np.concatenate(drawn))]
+            assert not covered, (line, covered)
 
 
 def test_flip_figure_says_where() -> None:
