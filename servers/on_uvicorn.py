@@ -316,7 +316,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def parse_without_upgrade(self) -> None:
         """Begin with the same head again, in a new parser."""
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.parse(b"\r\n".join([*lines, b"", b""]))
@@ -330,11 +331,12 @@ class HttpProtocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if (hosts := names.count(b"host")) != 1 and (hosts or version == "1.1"):
             raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host")  # RFC 9112, section 3.2
+        self.url = origin_form(self.url)
         self.knock()
         self.length = int(dict(self.headers)[b"content-length"]) if b"content-length" in names else None
         if self.length and self.length > LARGEST:
             raise too_large(body=True)
-        if self.parser.should_upgrade() and not self._should_upgrade():
+        if self.parser.should_upgrade() and (version == "1.0" or not self._should_upgrade()):  # RFC 9110, section 7.8
             if self.parser.get_method() == b"CONNECT":
                 raise Refused(HTTPStatus.NOT_IMPLEMENTED, "this server is no tunnel")
             raise UnknownUpgrade
@@ -391,6 +393,14 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle.scope["http_version"] == "1.0":
             cycle.__class__ = UnframedCycle  # uvicorn makes its own by name
         super()._start_asgi_task(cycle, app)
+
+
+def origin_form(target: bytes) -> bytes:
+    """A request's target as a path and query: it may come as a whole URL (RFC 9112, section 3.2.2)."""
+    if not target.partition(b"://")[0].isalpha():
+        return target
+    url = httptools.parse_url(target)
+    return (url.path or b"/") + (b"" if url.query is None else b"?" + url.query)
 
 
 def too_large(*, body: bool) -> Refused:

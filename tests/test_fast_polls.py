@@ -70,6 +70,8 @@ USUAL = {
     "many fields": get("e-1", "Accept: */*", "User-Agent: a (b; c)", "Cookie: d=e", "X-Empty:", CLOSE),
     "pipelined": get("e-1") + get("e-2") + get("e-2", CLOSE),
     "kept": get("e-1", "Connection: keep-alive") + get("e-2", CLOSE),
+    "HTTP/1.0": get("e-1").replace(b"1.1", b"1.0"),
+    "HTTP/1.0 that wants to be kept": get("e-3", "Connection: keep-alive", wait="0").replace(b"1.1", b"1.0"),
 }  # fmt: skip
 UNUSUAL = {
     "oldest": get("0", CLOSE),
@@ -84,12 +86,13 @@ UNUSUAL = {
     "negative": get("e-3", CLOSE, wait="-1"),
     "HEAD": get("e-1", CLOSE).replace(b"GET", b"HEAD"),
     "POST": get("e-1", CLOSE).replace(b"GET", b"POST"),
-    "HTTP/1.0": get("e-1").replace(b"1.1", b"1.0"),
+    "HTTP/1.0 without Host": get("e-1").replace(b"1.1", b"1.0").replace(b"Host: x\r\n", b""),
     "HTTP/2.0": get("e-1").replace(b"1.1", b"2.0"),
     "no Host": get("e-1", CLOSE).replace(b"Host: x\r\n", b""),
     "two Hosts": get("e-1", "Host: x", CLOSE),
     "two Connections": get("e-1", CLOSE, CLOSE),
     "another Connection": get("e-1", "Connection: close, x"),
+    "a Connection of old proxies": get("e-1", "Proxy-Connection: close"),
     "a body": get("e-1", "Content-Length: 1", CLOSE) + b"x",
     "a body in chunks": get("e-1", "Transfer-Encoding: chunked", CLOSE) + b"0\r\n\r\n",
     "a body and another request": get("e-1", "Content-Length: 1") + b"x" + get("e-1", CLOSE),
