@@ -148,9 +148,11 @@ if ARGV[3] == 'files' then files = redis.call('HGETALL', KEYS[3]) end
 return {{whole(), redis.call('HMGET', KEYS[1], 'last', 'next', 'adopted', 'published'),
         redis.call('XRANGE', KEYS[2], ARGV[1], '+', 'COUNT', ARGV[2]), files}}
 """
-# KEYS: holder. ARGV: a lease, milliseconds. A full Redis refuses only what nobody else holds.
+# KEYS: holder. ARGV: a lease, milliseconds. A full Redis refuses only what nobody else holds. A lease that runs for
+# longer, or for ever, is nobody's: the clock of Redis was set back, or somebody wrote it by hand.
 HOLD = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
@@ -294,11 +296,15 @@ class RedisFeed(Feed):
         return f"{chart.epoch}-{step.seq + position - step.position}"
 
     def position(self, cursor: str | None) -> int:
-        """As the feed's. What is not known here may have been told by another process: then it reads on first."""
+        """As the feed's. What is not known here may have been told by another process: then it reads on first.
+
+        Of an epoch that is over nobody has told anything since: a whole herd asks with it.
+        """
         try:
             return super().position(cursor)
         except (FutureCursor, Gap) as error:
-            if isinstance(error, Gap) and error.reason == "expired":
+            over = f"{cursor}".startswith(f"{self._chart.former}-")
+            if isinstance(error, Gap) and (over or error.reason == "expired"):
                 raise
         self.catch_up()
         return super().position(cursor)
