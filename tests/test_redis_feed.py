@@ -176,6 +176,34 @@ def test_a_replica_begins_with_the_log_and_the_listing_as_they_stand(server: Red
             assert seen(other, "e-1151") == list(range(1152, 1202))
 
 
+def test_large_entries_are_read_a_few_at_a_time(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis answers nobody else meanwhile; a replica begins even where entries come as fast as it reads them."""
+    monkeypatch.setattr(redis_feed, "PAGE_BYTES", 3000)
+    look, found = RedisFeed._look, list[int]()
+
+    def counting(feed: RedisFeed, after: int, *, files: bool = False) -> redis_feed.View:
+        view = look(feed, after, files=files)
+        found.append(len(view.entries))
+        return view
+
+    monkeypatch.setattr(RedisFeed, "_look", counting)
+    enough = threading.Event()
+    with RedisFeed(server.url) as one, ThreadPoolExecutor(1) as pool:
+
+        def publish() -> None:
+            while not enough.is_set():
+                one.publish("a", content=bytes(600))
+
+        publishing = pool.submit(publish)
+        until(lambda: one.head > 100)
+        with RedisFeed(server.url) as other:
+            enough.set()
+            publishing.result()
+            reached(other, one.head)
+            assert seen(other, "0") == list(range(1, one.head + 1))
+        assert 1 < max(found) < 6
+
+
 def test_a_replica_that_was_away_too_long_says_so(server: RedisServer) -> None:
     """What was trimmed before a replica read it is a gap, "expired", for those who had not got it; others go on."""
     with RedisFeed(server.url, epoch="e", history=5) as one, RedisFeed(server.url, history=5) as late:
