@@ -47,6 +47,7 @@ SHORTEST = 2.0  # seconds for a connection beyond the limits to say what it want
 SPARE = 100  # such connections; more are not even heard
 UNREAD = 300.0  # seconds for a client to read some of what waits for it in the server's memory
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
+STEPS = 5  # in which they are waited for
 END = b"\r\n\r\n"  # of a head
 TRANSPORT = "servers.transport"  # where the scope has it
 
@@ -315,7 +316,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def parse_without_upgrade(self) -> None:
         """Begin with the same head again, in a new parser."""
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.parse(b"\r\n".join([*lines, b"", b""]))
@@ -329,11 +331,12 @@ class HttpProtocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if (hosts := names.count(b"host")) != 1 and (hosts or version == "1.1"):
             raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host")  # RFC 9112, section 3.2
+        self.url = origin_form(self.url)
         self.knock()
         self.length = int(dict(self.headers)[b"content-length"]) if b"content-length" in names else None
         if self.length and self.length > LARGEST:
             raise too_large(body=True)
-        if self.parser.should_upgrade() and not self._should_upgrade():
+        if self.parser.should_upgrade() and (version == "1.0" or not self._should_upgrade()):  # RFC 9110, section 7.8
             if self.parser.get_method() == b"CONNECT":
                 raise Refused(HTTPStatus.NOT_IMPLEMENTED, "this server is no tunnel")
             raise UnknownUpgrade
@@ -390,6 +393,14 @@ class HttpProtocol(HttpToolsProtocol):
         if cycle.scope["http_version"] == "1.0":
             cycle.__class__ = UnframedCycle  # uvicorn makes its own by name
         super()._start_asgi_task(cycle, app)
+
+
+def origin_form(target: bytes) -> bytes:
+    """A request's target as a path and query: it may come as a whole URL (RFC 9112, section 3.2.2)."""
+    if not target.partition(b"://")[0].isalpha():
+        return target
+    url = httptools.parse_url(target)
+    return (url.path or b"/") + (b"" if url.query is None else b"?" + url.query)
 
 
 def too_large(*, body: bool) -> Refused:
@@ -596,18 +607,25 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         self.stop_listening()
-        loop = asyncio.get_running_loop()
-        loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
-        loop.call_later(2 * CLEAN_LIMIT, self.cut_connections, 0)
+        cutting = asyncio.create_task(self.cut_off())
         gc.freeze()  # or the collector looks through all that 10 000 streams hold, several times, while they end
         try:
             if self.closing:
                 self.closing.close()
                 if self.server_state.tasks:  # uvicorn would break off a WebSocket whose farewell is not written yet
-                    await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
+                    ended = asyncio.create_task(asyncio.wait(set(self.server_state.tasks)))
+                    await asyncio.wait({ended, cutting}, return_when=asyncio.FIRST_COMPLETED)
             await super().shutdown(sockets)
         finally:
+            cutting.cancel()
             gc.unfreeze()
+
+    async def cut_off(self) -> None:
+        """Cut off who still has something to read, then who still is there. A machine that stood still gave no time."""
+        for unsent in (1, 0):
+            for _ in range(STEPS):  # of which one that stands still, however long, has missed a single one
+                await asyncio.sleep(CLEAN_LIMIT / STEPS)
+            self.cut_connections(unsent)
 
     def cut_connections(self, unsent: int) -> None:
         """Cut off whoever has not read so many bytes; of thousands, some may only be waiting for their turn."""

@@ -410,7 +410,7 @@ class RedisFeed(Feed):
             self.publish(path, "deleted")
             del told[path]
         for path, known in sorted(stand.items()):
-            if path not in told or (told[path].sha256, told[path].executable) != (known.sha256, known.executable):
+            if told.get(path) != known:
                 change: Change = "modified" if path in told else "added"
                 self.publish(path, change, **known._asdict())
         for path in sorted(told.keys() - stand.keys()):

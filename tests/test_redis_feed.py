@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -223,8 +224,11 @@ def test_a_replica_that_was_away_too_long_says_so(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("crash", [False, True])
-def test_a_restart_of_redis_loses_nothing_and_changes_no_epoch(server: RedisServer, crash: bool) -> None:
+def test_a_restart_of_redis_loses_nothing_and_changes_no_epoch(
+    server: RedisServer, crash: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With its append-only file cursors stay good, and what is published meanwhile is in the log once."""
+    monkeypatch.setattr(redis_feed, "PATIENCE", PATIENCE)
     with RedisFeed(server.url, epoch="e") as one, RedisFeed(server.url) as other:
         for _ in range(10):
             one.publish("a")
@@ -277,7 +281,10 @@ def fail_over(server: RedisServer, replica: RedisServer, lagging: Callable[[], o
         contextlib.closing(redis.Redis(port=server.port)) as old,
         contextlib.closing(redis.Redis(port=replica.port)) as new,
     ):
-        until(lambda: new.xlen("updates") == old.xlen("updates"))
+        deadline = time.monotonic() + 4 * PATIENCE  # a first synchronisation that fails is begun again a second later
+        while new.xlen("updates") != old.xlen("updates"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         new.replicaof("NO", "ONE")
         lagging()
         server.kill()
@@ -381,7 +388,7 @@ def test_a_redis_that_hangs_is_gone_and_streams_go_on_when_it_answers(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the midst it takes connections and says nothing: 503 from /healthz, then all is as it was."""
-    monkeypatch.setattr(redis_feed, "ANSWER", 1.0)
+    monkeypatch.setattr(redis_feed, "ANSWER", 3.0)
     monkeypatch.setattr(redis_feed, "PAUSE", 0.1)
 
     async def body() -> None:
@@ -393,7 +400,7 @@ def test_a_redis_that_hangs_is_gone_and_streams_go_on_when_it_answers(
                 server.process.send_signal(signal.SIGSTOP)
                 try:
                     await soon(lambda: feed.trouble)
-                    assert f"{feed.trouble}".endswith("does not answer within 1 s")
+                    assert f"{feed.trouble}".endswith("does not answer within 3 s")
                     assert (await http.get("/healthz")).status_code == 503
                 finally:
                     server.process.send_signal(signal.SIGCONT)
@@ -609,9 +616,10 @@ def test_one_of_a_cluster_says_so() -> None:
 def test_only_who_holds_the_lease_publishes(server: RedisServer) -> None:
     """Whoever slept while its lease ran out, and another took it, publishes nothing, and cannot renew or give back."""
     with RedisFeed(server.url) as sleeper, RedisFeed(server.url) as other:
-        assert sleeper.hold("first", 0.05)
+        assert sleeper.hold("first", 60)
         sleeper.fence = "first"
         sleeper.publish("a")
+        assert sleeper.renew("first", 0.05)
         until(lambda: other.hold("second", 60))
         with pytest.raises(Fenced):
             sleeper.publish("b")
