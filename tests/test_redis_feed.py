@@ -796,9 +796,9 @@ def test_the_first_look_is_adopted_and_the_next_one_only_compared(server: RedisS
         with contextlib.closing(redis.Redis(port=server.port)) as client:
             assert client.ttl("updates:files") == -1  # it stays
         other.adopt({"a": Known(1, "aa", 9.0, False), "b": Known(2, "cc", 9.0, False), "d": Known(4, "dd", 4.0, True)})
-        until(lambda: one.head == 3)
+        until(lambda: one.head == 4)
         changes = [(u.change, u.path) for u in one.read(0).updates]
-        assert changes == [("deleted", "d/e"), ("modified", "b"), ("added", "d")]
+        assert changes == [("deleted", "d/e"), ("modified", "a"), ("modified", "b"), ("added", "d")]
         assert set(one.listing()[1]) == {"a", "b", "d"}
 
 
