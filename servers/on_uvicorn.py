@@ -443,13 +443,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, but what a client does wrong gets an answer, is no error in the server's log, and costs no memory.
 
     uvicorn leaves a handshake that it cannot parse (a line over 8 KiB) open and unanswered, and stumbles over
-    it when it stops; for a text that is not UTF-8 it logs a traceback, and another when updates are sent after a
-    client broke the protocol; it answers pings of a client that reads nothing, and keeps all fragments that are
-    empty; and of a client that answers no ping because it reads no more, it waits for the unread bytes to be read
-    before it lets it go. And a text that goes to many clients is made a frame once.
+    it when it stops; it answers, or stumbles over, what a client says before it is let in; for a text that is not UTF-8
+    it logs a traceback, and another when updates are sent after a client broke the protocol; it answers pings of a
+    client that reads nothing, and keeps all fragments that are empty; and of a client that answers no ping because it
+    reads no more, it waits for the unread bytes to be read before it lets it go. And a text that goes to many clients
+    is made a frame once.
     """
 
     visit: Visit | None = None
+    early = b""  # what came before the client was let in
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -466,6 +468,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             await super().send(message)  # which also knows what cannot be sent now
         else:
             self.transport.write(frame_of(str(text)))
+        if self.early and not self.transport.is_closing():
+            early, self.early = self.early, b""
+            self.transport.resume_reading()
+            self.data_received(early)
 
     @property
     def plain(self) -> bool:
@@ -492,6 +498,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.early += data
+            self.transport.pause_reading()
+            return
         super().data_received(data)
         if not self.writable.is_set():
             self.transport.pause_reading()  # also when the application took a message meanwhile, and so resumed it
