@@ -47,6 +47,7 @@ SHORTEST = 2.0  # seconds for a connection beyond the limits to say what it want
 SPARE = 100  # such connections; more are not even heard
 UNREAD = 300.0  # seconds for a client to read some of what waits for it in the server's memory
 CLEAN_LIMIT = 0.5  # seconds until a client that neither reads nor leaves is cut off by a stop
+STEPS = 5  # in which they are waited for
 END = b"\r\n\r\n"  # of a head
 TRANSPORT = "servers.transport"  # where the scope has it
 
@@ -616,18 +617,25 @@ class GracefulServer(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         self.stop_listening()
-        loop = asyncio.get_running_loop()
-        loop.call_later(CLEAN_LIMIT, self.cut_connections, 1)
-        loop.call_later(2 * CLEAN_LIMIT, self.cut_connections, 0)
+        cutting = asyncio.create_task(self.cut_off())
         gc.freeze()  # or the collector looks through all that 10 000 streams hold, several times, while they end
         try:
             if self.closing:
                 self.closing.close()
                 if self.server_state.tasks:  # uvicorn would break off a WebSocket whose farewell is not written yet
-                    await asyncio.wait(self.server_state.tasks, timeout=2 * CLEAN_LIMIT)
+                    ended = asyncio.create_task(asyncio.wait(set(self.server_state.tasks)))
+                    await asyncio.wait({ended, cutting}, return_when=asyncio.FIRST_COMPLETED)
             await super().shutdown(sockets)
         finally:
+            cutting.cancel()
             gc.unfreeze()
+
+    async def cut_off(self) -> None:
+        """Cut off who still has something to read, then who still is there. A machine that stood still gave no time."""
+        for unsent in (1, 0):
+            for _ in range(STEPS):  # of which one that stands still, however long, has missed a single one
+                await asyncio.sleep(CLEAN_LIMIT / STEPS)
+            self.cut_connections(unsent)
 
     def cut_connections(self, unsent: int) -> None:
         """Cut off whoever has not read so many bytes; of thousands, some may only be waiting for their turn."""

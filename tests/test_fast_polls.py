@@ -112,13 +112,14 @@ UNUSUAL = {
 
 
 async def told(server: Server, request: bytes) -> bytes:
-    """All that comes for it."""
+    """All that comes for it, also before a reset: who hangs up may not have read all that was sent."""
+    answer = b""
     with Raw(server) as client:
         with contextlib.suppress(OSError):
             await asyncio.to_thread(client.send, request)
-        answer = b""
         with contextlib.suppress(ConnectionError):
-            answer = await client.read_all()
+            while more := await asyncio.to_thread(client.socket.recv, 65536):
+                answer += more
     return answer
 
 
@@ -204,17 +205,20 @@ async def test_an_answer_is_made_once_for_all_who_ask_the_same(model: str) -> No
             for _ in range(100):
                 client.send(get("e-1"))
                 answers.append(await client.read_until(b"]"))
-            dates = {re.findall(rb"date: ([^\r]+)", answer)[0] for answer in answers}
-            assert len(made) <= 2 * len(dates) + 1
+            seconds = {re.findall(rb"date: ([^\r]+)", answer)[0] for answer in answers}
+            assert len(made) <= 2 * len(seconds) + 1
             assert {answer.count(b'"seq"') for answer in answers} == {times + 1}
             made.clear()
             feed.publish("later")
         assert app.traffic.requests == 200
         assert app.traffic.delivered == 100 * 2 + 100 * 3
-        date = server._uvicorn.server_state.default_headers
-        await until(lambda: server._uvicorn.server_state.default_headers is not date)
-        client.send(get("e-1"))
-        assert dict(server._uvicorn.server_state.default_headers)[b"date"] in await client.read_until(b"]")
+        dates = list[bytes]()
+        for _ in range(2):
+            client.send(get("e-1"))
+            dates += re.findall(rb"date: ([^\r]+)", await client.read_until(b"]"))
+            headers = server._uvicorn.server_state.default_headers
+            await until(lambda: server._uvicorn.server_state.default_headers is not headers)  # noqa: B023
+        assert len(set(dates)) == 2
 
 
 def holds(connections: Any, size: int) -> bool:

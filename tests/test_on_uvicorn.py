@@ -21,6 +21,8 @@ import pytest
 from fastapi import FastAPI, Request, Response, WebSocket
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lab.virtual import Net, run_virtual
+from lab.virtual import serve as serve_virtually
 from servers import demo, fan_out, file_updates, long_polling, on_uvicorn, short_polling, sse, websocket
 from servers.background import ServerError, serve
 from servers.fan_out import polls, sockets
@@ -106,7 +108,7 @@ def test_every_method_that_overrides_another_packages_still_does() -> None:
         on_uvicorn.GracefulServer,
     ):
         own = {"data_received", "read_on", "end", "parse", "parse_without_upgrade", "arrived", "too_slow", "refuse"}
-        own |= {"exit", "sweep", "cut_connections", "plain", "push", "farewell", "passes", "knock"}
+        own |= {"exit", "sweep", "cut_off", "cut_connections", "plain", "push", "farewell", "passes", "knock"}
         own |= {"unsent", "look_after", "drained", "call", "stop_listening"}
         for name, method in vars(kind).items():
             if inspect.isfunction(method) and name not in own:
@@ -351,7 +353,7 @@ async def test_a_client_that_breaks_the_protocol_while_updates_flow_is_no_error_
 @on_a_loop
 async def test_who_does_not_finish_a_request_is_told_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a head, half a body, a byte now and then: 408 after the limit; who says nothing is let go silently."""
-    monkeypatch.setattr(on_uvicorn, "SLOWEST", 0.5)
+    monkeypatch.setattr(on_uvicorn, "SLOWEST", 3)  # s; of those who speak, the first word comes much sooner
     half = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc"
     with (
         serve(echoing()) as server,
@@ -381,24 +383,26 @@ async def test_who_does_not_finish_a_request_is_told_and_let_go(monkeypatch: pyt
 
 
 @paths
-@on_a_loop
-async def test_a_request_that_is_answered_slowly_is_not_called_slow(
-    fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The limit is for what the client sends: a held poll, a stream and a kept connection outlast it."""
-    monkeypatch.setattr(on_uvicorn, "SLOWEST", 0.2)
-    feed = Feed()
-    with serve(long_polling.create_app(feed, jitter=0, fast=fast)) as server, Raw(server) as client:
-        for _ in range(2):
-            client.send(f"GET /updates?after={feed.cursor}&wait=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            assert status(await client.read_until(b"}")) == 200
-            await asyncio.sleep(0.5)
+def test_a_request_that_is_answered_slowly_is_not_called_slow(fast: bool) -> None:
+    """The limit is for what the client sends: a held poll and a kept connection outlast it. In virtual time."""
+
+    async def main(net: Net) -> None:
+        feed = Feed()
+        async with serve_virtually(long_polling.create_app(feed, jitter=0, fast=fast)):
+            reader, writer = await asyncio.open_connection("server", 80)
+            for _ in range(2):
+                writer.write(f"GET /updates?after={feed.cursor}&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                assert status(await reader.readuntil(b"}")) == 200
+                await asyncio.sleep(2 * on_uvicorn.SLOWEST)
+            writer.close()
+
+    run_virtual(main)
 
 
 @on_a_loop
 async def test_a_closed_connection_that_is_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads nothing of its last answer loses it in the end, and the server a descriptor less."""
-    monkeypatch.setattr(on_uvicorn, "SLOWEST", 0.2)
+    monkeypatch.setattr(on_uvicorn, "SLOWEST", 2)
     app = echoing()
 
     @app.get("/large")
@@ -428,9 +432,7 @@ async def test_a_client_that_resets_leaves_no_timer(fast: bool) -> None:
                 await client.read_until(b"cursor")
                 client.reset()
         await until(lambda: not server._uvicorn.server_state.connections)
-        await asyncio.sleep(0.1)
-        gc.collect()
-        assert connections() <= before
+        await until(lambda: gc.collect() is not None and connections() <= before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors")
@@ -451,12 +453,11 @@ def test_silent_connections_do_not_shut_others_out_for_good(tmp_path: Path) -> N
 
             async def healthy() -> bool:
                 try:
-                    async with asyncio.timeout(2):
+                    async with asyncio.timeout(5):
                         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                        answer = await reader.read()
-                        writer.close()
-                        return b"200 OK" in answer
+                        with contextlib.closing(writer):
+                            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                            return b"200 OK" in await reader.read()
                 except (OSError, TimeoutError):
                     return False
 

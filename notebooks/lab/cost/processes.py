@@ -29,7 +29,7 @@ from lab.bench.result import BUSY, FULL
 from lab.cost.load import ANSWER_LIMIT, Load
 from servers.limits import check_positive
 
-START_LIMIT = 60.0  # seconds until a server that says nothing is given up
+START_LIMIT = 120.0  # seconds until a server that says nothing is given up
 SAID = 20  # of the last lines that a server printed: what an error can tell
 SETTLE = 0.1  # seconds from the last answer to a window
 CPUS = psutil.cpu_count() or 1
