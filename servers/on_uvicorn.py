@@ -8,10 +8,10 @@ Read in uvicorn 0.53 and 0.54, httptools 0.8 and 0.9, websockets 15 to 17, starl
 tests/test_on_uvicorn.py holds each name that is used here; when it fails on another release, this is the room to open.
 
 What a client sends is bounded in size, number and time before anything is believed. A head and a body have at most
-64 KiB (431, 413), a request arrives within 30 s (408), and nothing more is read while an answer is under way or
-unsent: whoever pipelines, or reads nothing, waits in its own kernel, and is cut off when it has read nothing for
-5 minutes. What a client does wrong gets an answer, and is no line in the server's log. The `Doors` of an application
-(guard.py) are asked here, before its front.
+64 KiB (431, 413), a request arrives within 30 s (408), and little more is read while an answer is under way, nothing
+while it is unsent: whoever pipelines, or reads nothing, waits in its own kernel, and is cut off when it has read
+nothing for 5 minutes. What a client does wrong gets an answer, and is no line in the server's log. The `Doors` of an
+application (guard.py) are asked here, before its front.
 
 Of uvicorn's parsers httptools is the one; with h11 there would be all this once more.
 """
@@ -43,6 +43,7 @@ from servers.service import Closing
 
 LARGEST = 64 * 1024  # bytes of a request's head, of its body, of a WebSocket's message
 SLOWEST = 30.0  # seconds for a request to arrive, for a new connection to say anything, for a closed one to be emptied
+WAITING = 4096  # bytes that may wait behind a request: who reads on sees its client leave
 SHORTEST = 2.0  # seconds for a connection beyond the limits to say what it wants, and hear that there is no room
 SPARE = 100  # such connections; more are not even heard
 UNREAD = 300.0  # seconds for a client to read some of what waits for it in the server's memory
@@ -238,7 +239,10 @@ class HttpProtocol(HttpToolsProtocol):
         while self.at < len(self.unread) and not self.transport.is_closing():
             answered = self.cycle is None or self.cycle.response_complete
             if self.held or self.flow.write_paused or not (self.in_body or answered):
-                self.flow.pause_reading()
+                if self.flow.write_paused or len(self.unread) - self.at > WAITING:
+                    self.flow.pause_reading()
+                else:
+                    self.flow.resume_reading()
                 return
             end = self.end()
             piece = self.unread[self.at : end]

@@ -472,6 +472,23 @@ def test_silent_connections_do_not_shut_others_out_for_good(tmp_path: Path) -> N
     body()
 
 
+@paths
+@on_a_loop
+async def test_who_leaves_while_it_is_held_is_seen_to_whatever_it_sent_behind(fast: bool) -> None:
+    """A second request behind a held one, in the same segment or its own, does not hide that the client has gone."""
+    app = long_polling.create_app(Feed(epoch="e"), fast=fast)
+    held = b"GET /updates?after=e-0&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serve(app) as server:
+        for pieces in ([held + GET], [held, GET], [held[:9], held[9:], GET[:9], GET[9:]]):
+            with Raw(server) as client:
+                for piece in pieces:
+                    client.send(piece)
+                    await asyncio.sleep(0.01)
+                await until(lambda: app.traffic.held == 1)
+            await until(lambda: app.traffic.held == 0)
+    assert app.traffic.requests == 3
+
+
 # --- old and foreign protocols ---
 
 
