@@ -57,10 +57,20 @@ def test_every_line_that_is_not_ok_says_what_to_do() -> None:
     assert not Report([*report, Finding("fault", "c", "do that")]).well
 
 
-def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python before the first that will do is a fault."""
-    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
-    assert [state for state, _ in told(doctor.python)] == ["fault"]
+def test_an_old_python() -> None:
+    """A Python before the first that will do is a fault, told in one line though it lacks what all others have."""
+    code = """if True:
+        import sys
+        sys.path[:0] = sys.argv[1:]
+        sys.modules["tomllib"], sys.version_info = None, (3, 10, 12)
+        from lab.doctor import main
+        sys.exit(main([]))
+    """
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-I", "-S", "-c", code, str(root / "notebooks"), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.fullmatch(r"fault  Python \S+: the course needs 3\.11 or later: .*\n", done.stdout)
 
 
 @pytest.mark.parametrize(
