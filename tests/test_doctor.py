@@ -181,6 +181,16 @@ def test_a_temporary_directory_that_cannot_be_written_to() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Jupyter has no place to write to, it would not start: a fault."""
+    Path(tmp_path, "file").touch()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "file" / "runtime"))
+    [(state, text)] = told(doctor.jupyter_directory)
+    assert state == "fault"
+    assert str(tmp_path / "file" / "runtime") in text
+    assert text.endswith("set HOME to a directory that can be written to")
+
+
 def test_few_inotify_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small number of directories that can be watched is noted, with the command that raises it."""
     (tmp_path / "max_user_watches").write_text("100\n")

@@ -151,6 +151,9 @@ def test_students(tmp_path: Path) -> None:
     assert not [name for name in listed if name.startswith(("tests/", "notebooks/solutions/", "notebooks/teaching/"))]
     for path in out.glob("notebooks/*.ipynb"):
         assert "](solutions/" not in path.read_text(encoding="utf-8")
+    for page in out.rglob("*.md"):
+        linked = re.findall(r"\]\(([^)#\s:]+)[^)\s:]*\)", page.read_text(encoding="utf-8"))
+        assert [name for name in linked if not (page.parent / name).exists()] == []
     assert len(git(["git", "log", "--oneline"]).stdout.splitlines()) == 1
 
 

@@ -257,6 +257,24 @@ def temporary_directory() -> Iterator[Finding]:
         yield Finding("ok", found)
 
 
+def jupyter_directory() -> Iterator[Finding]:
+    """Where Jupyter writes how a kernel that runs is reached: without such a place it does not start."""
+    try:
+        from jupyter_core.paths import jupyter_runtime_dir
+    except ImportError:  # which the packages tell
+        return
+    folder = Path(jupyter_runtime_dir())
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        cure = "set HOME to a directory that can be written to"
+        yield Finding("fault", f"Jupyter's directory {folder}: {error.strerror or error}", cure)
+    else:
+        yield Finding("ok", "Jupyter's directory: can be written to")
+
+
 def programs() -> Iterator[Finding]:
     """What some chapters and tests can use."""
     folders = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS.split(":")])
@@ -268,7 +286,8 @@ def programs() -> Iterator[Finding]:
             yield Finding("note", f"{package}: not here; {use}", f"{command} {package}" if command else "")
 
 
-CHECKS = (surroundings, packages, loopback, port, open_files, watching, proxy, temporary_directory, programs)
+CHECKS = (surroundings, packages, loopback, port, open_files, watching, proxy, temporary_directory, jupyter_directory,
+          programs)  # fmt: skip
 
 
 def examine() -> Report:

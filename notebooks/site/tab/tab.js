@@ -36,7 +36,7 @@ for (const control of controls) {
   const slider = make("input", { id: `${name}-slider`, type: "range", "aria-label": label, ...bounds });
   const text = make("label", { for: name }, unit ? `${label} (${unit})` : label);
   element("controls").append(make("div", {}, text, number, slider));
-  number.addEventListener("change", () => set(name, Number(number.value), true));
+  number.addEventListener("change", () => set(name, number.valueAsNumber, true)); // what is no number is as usual
   slider.addEventListener("input", () => set(name, Number(slider.value), true));
 }
 
