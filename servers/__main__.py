@@ -53,6 +53,8 @@ def parser(program: str = "python -m servers") -> Parser:
     p.add_argument("--allow-origin", type=origin, action="append", default=[], metavar="ORIGIN",
                    help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
     p.add_argument("--fast", action="store_true", help="one of the four models by its fast path, for many clients")
+    p.add_argument("--no-coalesce", dest="coalesce", action="store_false",
+                   help="file-updates: send all of several updates of a path at once, not only the last")  # fmt: skip
     p.add_argument("--ignore", action="append", default=[], metavar="GLOB",
                    help="with --watch: leave out .git, '*.tmp', /build/ as git does (may be repeated)")  # fmt: skip
     p.add_argument("--state", type=Path, metavar="FILE",
@@ -146,6 +148,8 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
     if options.model != "file-updates" and options.token:
         raise ValueError("--token-file is for file-updates")
+    if not options.coalesce and options.model != "file-updates":
+        raise ValueError("--no-coalesce is for file-updates: nothing else leaves updates out")
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.max_age and "max_age" not in model(options.model).options:

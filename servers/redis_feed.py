@@ -364,7 +364,7 @@ class RedisFeed(Feed):
                 if not passing or time.monotonic() > until or self._closed.is_set():
                     raise Unavailable(self._unwritten) from error
                 if isinstance(error, redis.ReadOnlyError):  # it has been another's replica since we came
-                    self._redis.connection_pool.disconnect()
+                    self._connect_anew()
                 self._closed.wait(pause * random.uniform(0.5, 1))
                 pause = min(2 * pause, 0.5)
                 continue
@@ -375,7 +375,7 @@ class RedisFeed(Feed):
                 raise Fenced
             if answer != b"none":
                 return answer
-            self._redis.connection_pool.disconnect()  # whoever connects greets, and so makes the log anew
+            self._connect_anew()  # whoever connects greets, and so makes the log anew
 
     def adopt(self, files: Mapping[str, Known | tuple[int | None, str | None]]) -> None:
         """Take `files` for what stands there. In a new log they are not published; else what differs from it is.
@@ -399,7 +399,7 @@ class RedisFeed(Feed):
             self.publish(path, "deleted")
             del told[path]
         for path, known in sorted(stand.items()):
-            if path not in told or (told[path].sha256, told[path].executable) != (known.sha256, known.executable):
+            if told.get(path) != known:
                 change: Change = "modified" if path in told else "added"
                 self.publish(path, change, **known._asdict())
         for path in sorted(told.keys() - stand.keys()):
@@ -488,7 +488,9 @@ class RedisFeed(Feed):
             view = self._look(self._seq, files=True)
         first = view.entries[0][0] if view.entries else view.last
         if view.epoch != self.epoch or min(view.last, first) < self._seq:
-            self._begin_anew()  # another log, or one that has lost what is known here
+            if self._chart.steps:
+                log.warning("Redis at %s has lost its log, or the end of it", self.place)
+            self._begin_anew()
             return False
         more = len(view.entries) == PAGE
         with self._lock:
@@ -559,7 +561,7 @@ class RedisFeed(Feed):
             epoch, (last, following, adopted, published), entries, known = self._read(self._keys, asked)
             if epoch is not None:
                 break
-            self._redis.connection_pool.disconnect()  # whoever connects greets, and so makes the log anew
+            self._connect_anew()  # whoever connects greets, and so makes the log anew
         try:
             return View(
                 (epoch := epoch.decode()),
@@ -602,6 +604,10 @@ class RedisFeed(Feed):
     @property
     def _keys(self) -> list[str]:
         return [self._at("log"), self.key, self._at("files"), self._at("holder")]
+
+    def _connect_anew(self) -> None:
+        """Have the next command greet first; the connections that other threads are using are theirs."""
+        self._redis.connection_pool.disconnect(inuse_connections=False)
 
     def _greet(self, connection: Any) -> None:
         """Begin a connection: tell Redis which run of it this is, so that a log that was cut off is noticed first."""

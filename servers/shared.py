@@ -61,9 +61,20 @@ async def _held(feed: RedisFeed, lease: str) -> bool:
         return False  # the feed says so itself
 
 
+async def _fill(source: Source) -> None:
+    """Run the source, and again if Redis takes no updates: nobody else could give it any."""
+    pause = AGAIN
+    while True:
+        try:
+            return await source()
+        except Unavailable:  # the feed says so itself
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LEASE)
+
+
 async def _run(feed: RedisFeed, source: Source, lease: str, unseen: Callable[[], str | None]) -> str:
-    """Run the source until the lease is lost, or Redis; return why."""
-    filling = asyncio.create_task(source(), name="source that is shared")
+    """Run the source until the lease is lost, or given up; return why."""
+    filling = asyncio.create_task(_fill(source), name="source that is shared")
     keeping = asyncio.create_task(_keep(feed, lease, unseen), name="lease")
     try:
         await asyncio.wait({filling, keeping}, return_when=asyncio.FIRST_COMPLETED)

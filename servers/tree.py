@@ -102,8 +102,8 @@ class Tree(Hashing):
 
         Only a file that stands where a directory comes, or the other way round, goes first. So whoever follows has
         new names before old ones are gone, and a renamed file, an addition and a deletion, is there all the time. A
-        file that was touched but holds the same bytes has not changed. Raises OSError when the directory itself cannot
-        be read, Replaced when it may be the wrong one, and Abandoned; what was known stays known.
+        file that was touched is modified, its hash the same. Raises OSError when the directory itself cannot be read,
+        Replaced when it may be the wrong one, and Abandoned; what was known stays known.
         """
         with self._top() as top:
             found = Look(self, top)
@@ -172,7 +172,7 @@ class Tree(Hashing):
         edits = [
             Edit(0.0, path, "modified" if known else "added", **file.known._asdict())
             for path, file, known in come
-            if known is None or (known.sha256, known.executable) != (file.sha256, file.executable)
+            if known is None or known.known != file.known
         ]
         for path, name in gone.items():
             prefix, last = split(name)

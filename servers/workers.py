@@ -185,11 +185,13 @@ class Workers:
             status = process.wait()
             if self.stopping.is_set():
                 break
-            if not self.ready[number].is_set():  # it has said why
+            why = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            if not self.ready[number].is_set():
+                if status < 0:  # else it has said why
+                    log.error("worker %d has ended with %s before it was ready", number + 1, why)
                 self.status = status if status > 0 else 1
                 self.stopping.set()
                 break
-            why = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             log.warning("worker %d has ended with %s: another one takes its place", number + 1, why)
             pause = min(2 * pause, most) if time.monotonic() - began < most else PACE[0]
             self.stopping.wait(pause)

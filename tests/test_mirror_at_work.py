@@ -26,6 +26,7 @@ from lab.mirror.__main__ import main
 from lab.mirror.bundle import members, unpack
 from lab.mirror.copy import Copy
 from lab.mirror.fetch import _listing as parsed_listing
+from lab.mirror.grow import Begun
 from lab.mirror.names import Version
 from lab.mirror.part import is_alone
 from lab.mirror.protect import TooManyLosses
@@ -85,6 +86,22 @@ async def test_a_first_copy_takes_a_request_for_many_files(net: Net, tmp_path: P
         ours, theirs = (tmp_path / "copy" / path).stat(), (tmp_path / "dir" / path).stat()
         assert ours.st_mode & 0o111 == theirs.st_mode & 0o111
         assert ours.st_mtime == pytest.approx(theirs.st_mtime, abs=1e-5)
+
+
+@virtual
+async def test_a_touched_file_takes_its_time_and_nothing_is_fetched(net: Net, tmp_path: Path) -> None:
+    """`touch` and `chmod +x` on the source arrive in the copy, as `make` and scripts need them, without a byte."""
+    write(tmp_path / "dir", "run", "#!/bin/sh")
+    async with served(tmp_path / "dir") as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")) as applied:
+        copy = tmp_path / "copy/run"
+        os.utime(stage.directory / "run", (5, 5))
+        stage.look()
+        await until_virtual(lambda: copy.stat().st_mtime == 5)
+        (stage.directory / "run").chmod(0o755)
+        stage.look()
+        await until_virtual(lambda: copy.stat().st_mode & 0o100 and len(applied) == 3)
+        assert [change.how for change in applied] == ["fetched", "kept", "kept"]
+        assert mirror.counters.fetched == 1
 
 
 def archive(*added: tuple[tarfile.TarInfo, bytes]) -> bytes:
@@ -261,6 +278,29 @@ async def test_an_append_writes_no_more_than_what_was_appended(net: Net, tmp_pat
         assert not [*(tmp_path / "copy/.mirror").glob("part-*")]
     with (tmp_path / "own").open("w") as own:
         assert (len({*inodes}) == 2) is is_alone(own.fileno())
+
+
+@virtual
+async def test_only_what_has_to_be_copied_again_waits(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An append that costs what was appended is looked after at once; there is a pause only before a copy of all."""
+    log, rests = write(tmp_path / "dir", "log", random.Random(1).randbytes(500_000)), list[str]()
+
+    async def rest(_: Begun, path: str) -> None:
+        rests.append(path)
+
+    monkeypatch.setattr(Begun, "rest", rest)
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        with contextlib.ExitStack() as opened:
+            for number in range(6):
+                if number == 3:
+                    opened.enter_context((tmp_path / "copy/log").open("rb"))
+                await asyncio.to_thread(append, log, b"a line\n")
+                stage.look()
+                await same(stage.directory, tmp_path / "copy")
+    with (tmp_path / "own").open("w") as own:
+        assert rests == ["log"] * (2 if is_alone(own.fileno()) else 6)
 
 
 @virtual

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import trustme
 from lab.bench import HTTP
 from lab.proxies import RedisServer
 from lab.proxies.redis_server import RedisServerError
-from servers import redis_feed, serve, sse
+from servers import redis_feed, serve, shared, sse
 from servers.feed import Batch, Feed, FutureCursor, Gap, Known, Unavailable, Update
 from servers.redis_feed import SKIP, Fenced, RedisFeed, parsed
 from servers.service import Closing
@@ -469,6 +470,24 @@ def test_whatever_ends_a_look_is_said_and_the_reader_goes_on(server: RedisServer
         reads(feed, "e-1")
 
 
+def test_a_log_is_lost_while_threads_publish_and_none_of_them_fails(server: RedisServer) -> None:
+    """Whoever finds that it is gone makes it anew, and breaks nobody's connection."""
+    with RedisFeed(server.url) as feed, contextlib.closing(redis.Redis(port=server.port)) as client:
+
+        def publish() -> None:
+            for _ in range(30):
+                feed.publish("a")
+
+        with ThreadPoolExecutor(4) as pool:
+            publishing = [pool.submit(publish) for _ in range(2)] + [pool.submit(feed.read_on) for _ in range(30)]
+            for each in publishing:
+                while not each.done():
+                    client.flushall()
+                    wait([each], 0.02)
+                each.result()
+        assert not feed.trouble
+
+
 def test_how_many_there_were_is_the_same_in_all_processes(server: RedisServer) -> None:
     """After a restart of Redis, which leaves numbers out, a process that begins counts as the others do."""
     with RedisFeed(server.url, history=1) as one:
@@ -605,6 +624,41 @@ def test_without_room_for_a_lease_those_who_wait_for_it_say_so(server: RedisServ
         assert other.hold("second", 60)
         assert not one.hold("first", 60)  # another's is to publish what one could not
         assert one.trouble is other.trouble is None
+
+
+def test_who_has_the_lease_keeps_it_while_redis_is_full(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process could publish either, so it is no trouble of theirs; with room the source begins again."""
+    monkeypatch.setattr(shared, "LEASE", 60.0)  # however busy this machine is
+
+    async def body() -> None:
+        tried = list[RedisFeed]()
+
+        async def source(feed: RedisFeed) -> None:
+            tried.append(feed)
+            while True:
+                await asyncio.to_thread(feed.publish, "a")
+
+        with (
+            RedisFeed(server.url) as one,
+            RedisFeed(server.url) as other,
+            contextlib.closing(redis.Redis(port=server.port)) as client,
+        ):
+            leading = [asyncio.create_task(lead(one, functools.partial(source, one)))]
+            await soon(lambda: one.head)
+            leading.append(asyncio.create_task(lead(other, functools.partial(source, other))))
+            client.config_set("maxmemory", "1")
+            await soon(lambda: len(tried) >= 3)
+            assert set(tried) == {one}
+            assert "is full" in (one.trouble or "")
+            assert other.trouble is None
+            before = one.head
+            client.config_set("maxmemory", "0")
+            await soon(lambda: one.head > before and not one.trouble)
+            for task in leading:
+                task.cancel()
+            await asyncio.wait(leading)
+
+    on_a_loop(body)()
 
 
 def test_a_restart_of_redis_takes_the_lease(server: RedisServer) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -14,6 +14,7 @@ from lab import clients, proxies
 from lab.bench import HTTP
 from lab.cost import compression, crowd, ladder, profile, sockets, workers
 from lab.cost.capacity import capacity, sensitivity
+from lab.cost.processes import ServerProcess
 from lab.figures import fleets
 from lab.figures.style import Picture
 from lab.proxies import browser, nginx
@@ -37,6 +38,31 @@ async def test_a_crowd_hears_everything() -> None:
         assert all(first <= last for first, last in zip(heard.first, heard.last, strict=True))
         assert heard.server_cpu > 0
         assert heard.memory > 2**20
+
+
+@on_a_loop
+async def test_a_crowd_loses_nothing_to_a_server_that_stands_still() -> None:
+    """What it is late with goes out at once and whole, though it is about few files."""
+    made: list[ServerProcess] = []
+
+    class Noted(ServerProcess):
+        def __enter__(self) -> Self:
+            made.append(super().__enter__())
+            return self
+
+    async def stall() -> None:
+        await until(lambda: made)
+        for _ in range(4):
+            await asyncio.sleep(0.3)
+            made[0].account.suspend()
+            await asyncio.sleep(0.3)
+            made[0].account.resume()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crowd, "ServerProcess", Noted)
+        found, _ = await asyncio.gather(crowd.by_size("file-updates", [5], rate=40, seconds=1.5), stall())
+    assert found[5].lost == found[5].duplicated == found[5].out_of_order == 0
+    assert found[5].deliveries > 0
 
 
 def test_the_slope_of_a_crowd_is_a_line_through_its_median_delays() -> None:

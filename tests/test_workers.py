@@ -396,6 +396,20 @@ def test_what_cannot_be_is_one_line(redis: RedisServer, words: str, said: str) -
     body()
 
 
+def test_a_worker_that_is_killed_before_it_is_ready_is_one_line(redis: RedisServer) -> None:
+    """It could not say itself why there is no server."""
+
+    @on_a_loop
+    async def body() -> None:
+        async with command("servers", "sse", "--feed", redis.url, "--workers", 2, "--port", 0) as process:
+            parent = psutil.Process(process.pid)
+            await until(parent.children)
+            parent.children()[0].kill()
+            assert await ended(process) == (1, "", "ERROR worker 1 has ended with signal SIGKILL before it was ready\n")
+
+    body()
+
+
 def test_a_port_in_use_is_one_line(redis: RedisServer) -> None:
     """Also one that somebody shares with whoever wants to share it."""
 
