@@ -1050,7 +1050,7 @@ def killed_everywhere(directory: Path) -> None:
 def test_the_state_is_true_after_a_kill_at_any_file_operation(tmp_path: Path) -> None:
     """Killed before any one of its file operations, a copy opens with a cursor that fits what it wants and holds."""
     call = f"from pathlib import Path; import tests.test_mirror as t; t.killed_everywhere(Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
 
