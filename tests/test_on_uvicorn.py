@@ -390,8 +390,11 @@ def test_a_request_that_is_answered_slowly_is_not_called_slow(fast: bool) -> Non
         feed = Feed()
         async with serve_virtually(long_polling.create_app(feed, jitter=0, fast=fast)):
             reader, writer = await asyncio.open_connection("server", 80)
-            for _ in range(2):
-                writer.write(f"GET /updates?after={feed.cursor}&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            request = f"GET /updates?after={feed.cursor}&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+            for size in (len(request), 20):
+                writer.write(request[:size])
+                await asyncio.sleep(1)  # the clock of what has not arrived whole runs
+                writer.write(request[size:])
                 assert status(await reader.readuntil(b"}")) == 200
                 await asyncio.sleep(2 * on_uvicorn.SLOWEST)
             writer.close()
