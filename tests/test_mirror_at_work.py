@@ -36,7 +36,7 @@ from servers.background import serve
 from servers.feed import Feed
 from servers.index import Index
 from servers.tree import Tree
-from tests.support import on_a_loop, until
+from tests.support import on_a_loop
 from tests.support_mirror import Stage, a_mirror, contents, files, following, remove, served, write
 from tests.support_mirror import sha256 as sha
 from tests.test_mirror import faults, followed, hostile, listing, live, reply, same, three_files, until_virtual, virtual
@@ -176,14 +176,17 @@ async def test_what_a_bundle_lacks_is_fetched_by_itself(net: Net, tmp_path: Path
 async def test_a_directory_that_is_renamed_is_never_missing(net: Net, tmp_path: Path, history: int) -> None:
     """Nothing is fetched, and at no moment fewer names are there, however short the server's history."""
     many(tmp_path / "dir")
+
+    def names() -> int:
+        return sum(len(found) for top in ("old", "new") for _, _, found in os.walk(tmp_path / "copy" / top))
+
     async with served(tmp_path / "dir", history=history) as stage:
         async with followed(stage, mirror := a_mirror(tmp_path / "copy")):
             fetched = mirror.counters.fetched
             (stage.directory / "old").rename(stage.directory / "new")
             look(stage)
             while (tmp_path / "copy/old").exists():
-                found = [names for top in ("old", "new") for _, _, names in os.walk(tmp_path / "copy" / top)]
-                assert sum(map(len, found)) >= MANY
+                assert names() >= MANY
                 await asyncio.sleep(0.004)
             await same(stage.directory, tmp_path / "copy")
             assert mirror.counters.fetched == fetched
@@ -369,8 +372,10 @@ async def test_a_download_goes_on_where_it_was_cut(net: Net, tmp_path: Path) -> 
     assert files(tmp_path / "copy") == files(tmp_path / "dir")
 
 
-@on_a_loop
-async def _drops(tmp_path: Path) -> None:
+@virtual
+async def test_what_comes_by_drops_is_broken_off(net: Net, tmp_path: Path) -> None:
+    """A body of a byte now and then holds no worker for ever."""
+
     async def drip(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n")
         while not writer.is_closing():
@@ -386,11 +391,6 @@ async def _drops(tmp_path: Path) -> None:
         assert sum(head.startswith(b"GET /files/a ") for head in heads) >= 2
 
 
-def test_what_comes_by_drops_is_broken_off(tmp_path: Path) -> None:
-    """A body of a byte now and then holds no worker for ever."""
-    _drops(tmp_path)
-
-
 class Longest(random.Random):
     """Chance that always takes the longest pause."""
 
@@ -399,8 +399,9 @@ class Longest(random.Random):
         return b
 
 
-@on_a_loop
-async def _resets(tmp_path: Path) -> None:
+@virtual
+async def test_a_server_that_resets_each_stream_is_asked_less_and_less_often(net: Net, tmp_path: Path) -> None:
+    """An update before each reset does not make a mirror hurry."""
     update = {"seq": 1, "path": "b", "change": "deleted", "size": None, "sha256": None, "published": 1.0}
     reset = {"reason": "epoch", "cursor": "e-0", "oldest": "e-0"}
     events = (
@@ -414,15 +415,10 @@ async def _resets(tmp_path: Path) -> None:
         begin = asyncio.get_running_loop().time()
         mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()), relist=0)
         task = asyncio.create_task(following(mirror, []))
-        await until(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
+        await until_virtual(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
         assert asyncio.get_running_loop().time() - begin >= 0.2 + 0.4 + 0.8 + 1.6
         task.cancel()
         await asyncio.wait([task])
-
-
-def test_a_server_that_resets_each_stream_is_asked_less_and_less_often(tmp_path: Path) -> None:
-    """An update before each reset does not make a mirror hurry."""
-    _resets(tmp_path)
 
 
 # What must not be lost

@@ -161,8 +161,9 @@ def test_a_settled_file_is_not_read_again(
     assert read == ["b"]
 
 
-def test_a_file_just_written_is_read_again(directory: Path) -> None:
-    """Within two seconds of a change the same stat may hide another one: the file is not settled yet."""
+def test_a_file_just_written_is_read_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortly after a change the same stat may hide another one: the file is not settled yet."""
+    monkeypatch.setattr(hashing, "FRESH", 60 * 10**9)  # shortly is whatever this machine takes
     (directory / "a").write_bytes(b"one")
     assert not Tree(directory).files["a"].settled
 
@@ -1042,8 +1043,11 @@ def test_a_change_in_the_middle_of_a_file_that_grows_is_found_when_it_is_verifie
     assert result.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_a_file_goes_on_being_hashed_while_it_is_verified(large: Path, directory: Path) -> None:
+def test_a_file_goes_on_being_hashed_while_it_is_verified(
+    large: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What has come is known before all of it has been read; and then it is believed to have only grown again."""
+    monkeypatch.setattr(hashing, "VERIFY", 0)  # until when does not depend on how long the first reading took
     tree = Tree(directory)
     tree.apart = []
     content = append(large, b"a line")
