@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from servers.apart import Apart
 from servers.feed import Change, Feed
 from servers.hashing import Abandoned
-from servers.hints import hints_of
+from servers.hints import GATHER, hints_of
 from servers.index import Index
 from servers.limits import check_finite, check_whole
 from servers.tree import Edit, Replaced, Tree
@@ -229,10 +229,19 @@ class Watcher:
             for name, result in self.apart.results():
                 self.tell(self.tree.hashed(name, result))
             if names := [name for name in names if name]:
-                self.tell(self.tree.look(names))
+                self.tell(self.tree.look(names, gone := list[str]()))
+                if gone:  # perhaps it has another name, and the next hints tell that: it comes before this one goes
+                    self.tell(self.tree.look([*gone, *self.more()]))
             self.sweep()
         except OSError as error:
             self.hold(error)
+
+    def more(self) -> list[str]:
+        """The names that hints give just now."""
+        names, lost = self.hints.wait(GATHER)
+        self.hints.post([""] if "" in names else [], lost=lost)  # for the next turn, as whatever else is to be done
+        self.hints.wake()
+        return [name for name in names if name]
 
     def sweep(self) -> None:
         """Begin the next sweep when it is time, and do a slice of it."""

@@ -117,15 +117,20 @@ class Tree(Hashing):
         self.remembered = {}
         return edits
 
-    def look(self, names: Iterable[str]) -> list[Edit]:
+    def look(self, names: Iterable[str], doubtful: list[str] | None = None) -> list[Edit]:
         """Look at these names, and at what is below a directory that was not known; the edits are as those of `scan`.
 
-        Raises as `scan` does; Replaced whenever another directory stands in the place of the known one.
+        With `doubtful`, the names of what is gone are put there, and it stays known until they are looked at again: it
+        may have been renamed. Raises as `scan` does; Replaced whenever another directory stands in the place of the
+        known one.
         """
         with self._known_top() as top:
             found = Look(self, top)
             found.at(names)
             self._still(top)
+        if doubtful is not None and found.gone and not in_the_way(found.gone, [*found.come]):
+            doubtful += [*found.gone.values(), *(prefix[:-1] for prefix in found.left)]
+            found.gone, found.left = {}, {}
         return self._take_some(found)
 
     def sweep(self) -> Iterator[list[Edit]]:

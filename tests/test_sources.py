@@ -679,6 +679,35 @@ def test_a_tree_can_be_watched_again(directory: Path, hints_only: None) -> None:
     assert [update.path for update in feed.read(0).updates] == ["0", "1", "2"]
 
 
+def test_a_directory_renamed_before_its_last_hint_is_looked_at_is_never_missing(
+    directory: Path, looks: list[str], hints_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is written, and its directory renamed at once: its new names are announced before the old ones go."""
+    monkeypatch.setattr(sources, "GATHER", 1.0)
+    monkeypatch.setattr(hints, "GATHER", 0.1)  # between the two halves of a rename, on a busy machine
+    (directory / "old").mkdir()
+    for name in "abc":
+        (directory / "old" / name).write_text(name)
+    feed, tree, real = Feed(), Tree(directory), Tree.look
+    model = known(tree)
+
+    def look(tree: Tree, names: list[str], *rest: list[str]) -> list[Edit]:
+        if "old/a" in names and (directory / "old").exists():
+            (directory / "old").rename(directory / "new")
+        return real(tree, names, *rest)
+
+    async def body() -> None:
+        async with watching(feed, tree):
+            await swept(looks)
+            (directory / "old/a").write_text("changed")
+            await follow_until(feed, model, 0, lambda: "new/a" in model and model == state(directory))
+
+    monkeypatch.setattr(Tree, "look", look)
+    asyncio.run(body())
+    changes = [(update.change, update.path) for update in feed.read(0).updates]
+    assert changes == [*(("added", f"new/{name}") for name in "abc"), *(("deleted", f"old/{name}") for name in "abc")]
+
+
 def test_a_huge_file_keeps_no_other_waiting(directory: Path, hints_only: None) -> None:
     """While a file that takes a quarter of a minute is hashed, small and other large ones are announced."""
     feed, tree = Feed(), Tree(directory)

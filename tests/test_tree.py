@@ -828,6 +828,32 @@ def test_a_directory_renamed_between_the_slices_of_a_sweep_is_heard_by_its_new_n
         heard.close()
 
 
+def test_what_is_gone_is_believed_at_the_second_look(directory: Path) -> None:
+    """A hint from before a rename finds nothing: with those that came since, the new names come first."""
+    (directory / "old/deep").mkdir(parents=True)
+    (directory / "old/a").write_text("a")
+    (directory / "old/deep/b").write_text("b")
+    tree, gone, away = Tree(directory), list[str](), directory.with_name("away")
+    (directory / "old").rename(directory / "new")
+    assert tree.look(["old/a"], gone) == []
+    assert told(tree.look([*gone, "new"])) == [
+        ("added", "new/a"),
+        ("added", "new/deep/b"),
+        ("deleted", "old/a"),
+        ("deleted", "old/deep/b"),
+    ]
+    (directory / "new/deep").rename(away)
+    assert tree.look(["new/deep"], gone := []) == []
+    away.rename(directory / "new/deep")
+    (directory / "new/deep/b").write_text("changed")
+    assert told(tree.look([*gone, "new/deep"])) == [("modified", "new/deep/b")]
+    (directory / "new/a").unlink()
+    (directory / "new/a").mkdir()
+    (directory / "new/a/c").touch()
+    assert told(tree.look(["new/a"], gone := [])) == [("deleted", "new/a"), ("added", "new/a/c")]
+    assert not gone
+
+
 def test_a_directory_that_goes_while_it_is_looked_at_leaves_nothing(directory: Path) -> None:
     """A file found in it before it went, and one that was known, are no files of the tree; back, they are."""
     (directory / "d/e").mkdir(parents=True)
