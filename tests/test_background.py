@@ -384,8 +384,8 @@ async def test_a_request_that_does_not_end_is_broken_off_and_reported() -> None:
         await until(waiting.is_set)
         with pytest.raises(ServerError, match="Cancel 1 running task"):
             await asyncio.to_thread(server.stop)
-        with pytest.raises(httpx.TransportError):
-            await request
+        with contextlib.suppress(httpx.TransportError):  # cut off, unless its end came first
+            assert (await request).status_code == 500
 
 
 def test_a_shutdown_that_raises_is_reported_by_stop() -> None:

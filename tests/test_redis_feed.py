@@ -474,7 +474,7 @@ def test_what_is_no_update_is_said_and_hides_nothing(server: RedisServer, entry:
         one.publish("b")
         with contextlib.closing(redis.Redis(port=server.port)) as client:
             client.execute_command("XADD", "updates", *entry.split())  # type: ignore[no-untyped-call]
-            until(lambda: one.away and other.away)
+            until(lambda: one.trouble and other.trouble)
             assert one.trouble == other.trouble
             assert re.fullmatch(
                 rf"Redis at {one.place} has something else under the key 'updates' \(.+\)", str(one.trouble)
@@ -492,7 +492,7 @@ def test_whatever_ends_a_look_is_said_and_the_reader_goes_on(server: RedisServer
     """A reader that had died would look like a log without news."""
     with RedisFeed(server.url, epoch="e") as feed, pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed, "_look", lambda *_, **__: 1 / 0)
-        until(lambda: feed.away)
+        until(lambda: feed.trouble)
         assert feed.trouble == f"Redis at {feed.place} is not understood (ZeroDivisionError: division by zero)"
         patch.undo()
         until(lambda: not feed.trouble)
