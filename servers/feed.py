@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, MutableSequence
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
@@ -185,7 +185,7 @@ class Feed:
         self.delayed: str | None = None  # what its source waits for before it can tell more
         self.trouble: str | None = None  # what keeps it from knowing all that is published: it may be elsewhere
         self.away = self.lost = False  # it cannot be read at present; and has not been for so long that streams end
-        self.skipped = 0  # files that a source had to leave out: names that are not UTF-8, unreadable ones
+        self.skips: MutableSequence[int] | memoryview[int] = [0]  # where `skipped` is: others may read it
         self._log: dict[int, Update] = {}
         self._files: dict[str, Known] | None = None  # kept from when a listing is first asked for
         self._bytes = 0
@@ -205,6 +205,15 @@ class Feed:
     def head(self) -> int:
         """The sequence number of the newest update; 0 when there is none."""
         return self._head
+
+    @property
+    def skipped(self) -> int:
+        """How many files the source had to leave out: names that are not UTF-8, unreadable ones."""
+        return self.skips[0]
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.skips[0] = count
 
     @property
     def published(self) -> int:

@@ -51,6 +51,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 POLLED = "/updates"  # where an answer says that there is nothing later, which must be known for that
 CELLS = 5  # numbers of a server's traffic
 REQUESTS, HELD = 0, 1  # the cells of two of them, for who counts often
+SKIPPED = CELLS - 1  # the feed's own
 BEGINS = ("http.response.start", "websocket.accept")  # the messages that an answer begins with
 
 mimetypes.add_type("text/javascript", ".js")  # on Windows the registry may say otherwise, and no module would load
@@ -114,7 +115,8 @@ class Traffic(Collector):
     def join(self, everybody: "Sequence[memoryview[int]]", number: int) -> None:
         """Count in the cells of this number, where a predecessor may have counted before."""
         self.cells, self.everybody = everybody[number], everybody
-        self.held = 0
+        self.feed.skips = everybody[number][SKIPPED:]
+        self.held = self.skipped = 0
 
     def total(self, name: str) -> int:
         """The sum over all processes."""

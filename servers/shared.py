@@ -82,6 +82,7 @@ async def _run(feed: RedisFeed, source: Source, lease: str, unseen: Callable[[],
         for task in (filling, keeping):
             task.cancel()
         await asyncio.wait({filling, keeping})
+        feed.skipped = 0  # who has the lease next counts them
         try:
             await asyncio.to_thread(feed.renew, lease, 0)
         except Unavailable:

@@ -186,10 +186,12 @@ def test_deliveries_are_counted_once_whoever_made_them() -> None:
         each.join(everybody, number)
         each.delivered += 10**number
         each.held += 2
+    workers[1].feed.skipped += 5
+    assert workers[0].total("skipped") == 5  # before anybody has asked the one that left them out
     assert [each.total("delivered") for each in workers] == [111] * 3
     successor = Traffic("SSE", Feed())
     successor.join(everybody, 1)
-    assert (successor.total("delivered"), successor.total("held")) == (111, 4)
+    assert [successor.total(name) for name in ("delivered", "held", "skipped")] == [111, 4, 0]
 
 
 def test_a_directory_is_watched_by_one_and_served_by_all(redis: RedisServer, tmp_path: Path) -> None:
