@@ -24,6 +24,7 @@ from operator import attrgetter
 from queue import Empty
 from typing import Any
 
+import hypothesis
 import nbval.kernel
 import nbval.plugin
 import pytest
@@ -35,6 +36,11 @@ from tests.support_notebooks import AGAIN, false_claims
 ON_CI = bool(os.environ.get("CI"))
 STARTS = 3  # of a kernel, until it lives
 WORKERS = 2  # more would disturb the notebooks' measurements
+
+# A machine that stands still for a moment is no fault of an example's, nor of what makes examples.
+PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("patient", hypothesis.settings(), **PATIENT)  # all else as it is, on CI or not
+hypothesis.settings.load_profile("patient")
 
 LOST_EXCEPTIONS = """
 import asyncio, gc, sys

@@ -24,7 +24,7 @@ from servers.models import MODELS, SLUGS, model
 from servers.service import Service, Source
 from servers.sources import play, synthetic_edits, watch
 from servers.tree import Tree
-from servers.workers import post, supervise
+from servers.workers import Post, post, supervise
 
 TOKEN_VARIABLE = "FILE_UPDATES_TOKEN"
 
@@ -53,6 +53,8 @@ def parser(program: str = "python -m servers") -> Parser:
     p.add_argument("--allow-origin", type=origin, action="append", default=[], metavar="ORIGIN",
                    help="admit a page from elsewhere to the WebSocket or the files (may be repeated)")  # fmt: skip
     p.add_argument("--fast", action="store_true", help="one of the four models by its fast path, for many clients")
+    p.add_argument("--no-coalesce", dest="coalesce", action="store_false",
+                   help="file-updates: send all of several updates of a path at once, not only the last")  # fmt: skip
     p.add_argument("--ignore", action="append", default=[], metavar="GLOB",
                    help="with --watch: leave out .git, '*.tmp', /build/ as git does (may be repeated)")  # fmt: skip
     p.add_argument("--state", type=Path, metavar="FILE",
@@ -63,7 +65,7 @@ def parser(program: str = "python -m servers") -> Parser:
     )
     p.add_argument("--workers", type=whole(1, 256), default=1, metavar="N", help="with --feed: so many processes (1)")
     p.add_argument("--max-connections", type=whole(1, 10**6), metavar="N",
-                   help="at once; one more is answered 503 (no limit)")  # fmt: skip
+                   help="at once, of all workers; one more is answered 503 (no limit)")  # fmt: skip
     p.add_argument("--max-per-address", type=whole(1, 10**6), metavar="N",
                    help="of them, from one address; a proxy is one (no limit)")  # fmt: skip
     p.add_argument("--allow-host", action="append", default=[], metavar="NAME",
@@ -73,11 +75,11 @@ def parser(program: str = "python -m servers") -> Parser:
     return p
 
 
-def build(options: argparse.Namespace) -> Service:
+def build(options: argparse.Namespace, worker: Post | None = None) -> Service:
     """The application that the options describe. Raises OSError when the directory cannot be watched, or ValueError."""
     refuse_what_has_no_effect(options)
     if options.feed:
-        return build_shared(options)
+        return build_shared(options, waits=worker is not None and worker.again)
     feed = Feed(history=options.history)
     tree: Tree | None = None
     source: Source
@@ -94,8 +96,8 @@ def build(options: argparse.Namespace) -> Service:
     return finished(options, feed, tree, source)
 
 
-def build_shared(options: argparse.Namespace) -> Service:
-    """The same on a feed that is elsewhere, which one of its processes fills. Raises Unavailable, too."""
+def build_shared(options: argparse.Namespace, *, waits: bool) -> Service:
+    """The same on a feed that is elsewhere, which one of its processes fills. Raises Unavailable, unless it `waits`."""
     try:
         from servers.redis_feed import RedisFeed
         from servers.shared import SharedTree, lead, watch_shared
@@ -105,8 +107,8 @@ def build_shared(options: argparse.Namespace) -> Service:
     index = Index(options.state, options.watch) if options.state else None
     if index:
         index.load()  # for its name; the files are read again by who needs them
-    feed = RedisFeed(options.feed, history=options.history, watched=bool(options.watch))
-    tree: Tree | None = None
+    feed = RedisFeed(options.feed, history=options.history, watched=bool(options.watch), waits=waits)
+    tree: SharedTree | None = None
     if options.watch:
         limit = math.inf if options.max_size is None else options.max_size
         tree = SharedTree(feed, options.watch, limit=limit, ignore=options.ignore)
@@ -118,7 +120,8 @@ def build_shared(options: argparse.Namespace) -> Service:
         def source() -> Coroutine[Any, Any, None]:
             return play(feed, synthetic_edits(options.rate, **schedule))
 
-    return finished(options, feed, tree, functools.partial(lead, feed, source))
+    leading = functools.partial(lead, feed, source, *([tree.unseen] if tree else []))
+    return finished(options, feed, tree, leading)
 
 
 def finished(options: argparse.Namespace, feed: Feed, tree: Tree | None, source: Source) -> Service:
@@ -145,6 +148,8 @@ def refuse_what_has_no_effect(options: argparse.Namespace) -> None:
     """Raise ValueError for an option that protects nothing here: silence would be taken for protection."""
     if options.model != "file-updates" and options.token:
         raise ValueError("--token-file is for file-updates")
+    if not options.coalesce and options.model != "file-updates":
+        raise ValueError("--no-coalesce is for file-updates: nothing else leaves updates out")
     if options.allow_origin and "allow_origins" not in model(options.model).options:
         raise ValueError(f"--allow-origin has no effect on {options.model}")
     if options.max_age and "max_age" not in model(options.model).options:
@@ -183,14 +188,19 @@ def main(arguments: list[str] | None = None, program: str = "python -m servers")
     options = command.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     worker = post()
+    if worker:
+        options.max_connections = worker.share(options.max_connections)
+        options.max_per_address = worker.share(options.max_per_address)
     try:
         if options.workers > 1 and worker is None:
             refuse_what_has_no_effect(options)
+            if min(options.max_connections or math.inf, options.max_per_address or math.inf) < options.workers:
+                raise ValueError("--max-connections and --max-per-address are shared out: at least one for each worker")
             words = sys.argv[1:] if arguments is None else arguments
             return supervise(
                 words, options.model, count=options.workers, host=options.host, port=options.port, drain=options.drain
             )
-        app = build(options)
+        app = build(options, worker)
         if worker:
             enough, listener = worker.serve_until_orphaned(app), worker.listener
             return run(app, options.model, host=options.host, listener=listener, enough=enough, drain=options.drain)

@@ -207,6 +207,11 @@ class Feed:
         return self._head
 
     @property
+    def published(self) -> int:
+        """How many updates of this epoch there have been."""
+        return self._head
+
+    @property
     def cursor(self) -> str:
         """The cursor of the head: "from now on"."""
         return self.cursor_at(self._head)

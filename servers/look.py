@@ -53,6 +53,7 @@ class Look:
 
     def __init__(self, tree: "Tree", top: Place) -> None:
         self.tree, self.top = tree, top
+        self.descent = Descent(top)
         self.come: dict[str, tuple[str, File]] = {}  # path to name and file
         self.gone: dict[str, str] = {}  # path to name
         self.left: dict[str, None] = {}  # prefixes of directories that are gone
@@ -102,12 +103,13 @@ class Look:
 
     def walk(self, ahead: list[str], *, deep: bool) -> Iterator[None]:
         """List these directories, and those below them: all if `deep`, else what is new; give way now and then."""
-        descent = Descent(self.top)
-        with contextlib.closing(descent):
+        with contextlib.closing(self.descent):
             while ahead:
                 prefix = ahead.pop()
+                if prefix and split(prefix[:-1])[0] not in self.tree.folders:
+                    continue  # a look in between found that gone; if it has come again, a hint says so
                 try:
-                    place = descent.open(prefix)
+                    place = self.descent.open(prefix)
                 except OSError as error:
                     if not prefix:
                         raise

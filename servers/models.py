@@ -43,7 +43,7 @@ MODELS = (
 # Made of the models: not a delivery of their own.
 COMPOSED = (
     Model("file-updates", "file updates", "/events",
-          ("tree", "heartbeat", "token", "allow_origins", "max_age")),
+          ("tree", "heartbeat", "token", "allow_origins", "max_age", "coalesce")),
     Model("demo", "demo", "", ("rate", "interval", "seed", "payload", "heartbeat", "allow_origins")),
 )  # fmt: skip
 SLUGS = tuple(each.slug for each in MODELS + COMPOSED)

@@ -128,7 +128,7 @@ class Traffic(Collector):
             "updates_requests": ("Handshakes, polls and reconnects.", self.total("requests")),
             "updates_delivered": ("Updates written to clients.", self.total("delivered")),
             "updates_resets": ("Gap answers: clients told to list again.", self.total("resets")),
-            "updates_published": ("Updates accepted by the feed in this epoch.", self.feed.head),
+            "updates_published": ("Updates accepted by the feed in this epoch.", self.feed.published),
         }
         gauges = {
             "updates_held": ("Requests in progress: open streams and held polls.", self.total("held")),

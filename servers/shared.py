@@ -5,7 +5,7 @@
     SharedTree            files are opened as the log says they are, by whoever has the directory
 
 A lease is kept in Redis for LEASE seconds and renewed. Whoever slept for longer publishes nothing: each update carries
-the lease, and Redis refuses it with another.
+the lease, and Redis refuses it with another. Whoever cannot see the directory leaves the lease to who can.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -30,27 +31,51 @@ from servers.tree import Tree
 
 LEASE = 5.0  # seconds for which the holder may be silent
 AGAIN = 0.5  # seconds until it is tried again to take the lease
+REPEATED = 60.0  # seconds after which the same trouble is said again
 
 log = logging.getLogger("servers")
 
 
-async def lead(feed: RedisFeed, source: Source) -> None:
-    """Run the source for as long as this process holds the lease, for ever. What the source raises is raised."""
+async def lead(feed: RedisFeed, source: Source, unseen: Callable[[], str | None] = lambda: None) -> None:
+    """Run the source for as long as this process holds the lease, for ever. What the source raises is raised.
+
+    `unseen` says why this process could not tell what changes, if it held the lease.
+    """
+    said, said_at = "", 0.0
     while True:
-        lease = secrets.token_hex(8)
-        try:
-            held = await asyncio.to_thread(feed.hold, lease, LEASE)
-        except Unavailable:
-            held = False  # the feed says so itself
-        if held:
+        why = feed.delayed = await asyncio.to_thread(unseen)
+        if not why and await _held(feed, lease := secrets.token_hex(8)):
             feed.fence = lease
-            await _run(feed, source, lease)
+            why = await _run(feed, source, lease, unseen)
+            feed.delayed = await asyncio.to_thread(unseen)
+        if why and (why != said or time.monotonic() > said_at + REPEATED):  # not as often as it is tried
+            said, said_at = why, time.monotonic()
+            log.warning("no updates from this process for now: %s", why)
         await asyncio.sleep(AGAIN)
 
 
-async def _run(feed: RedisFeed, source: Source, lease: str) -> None:
-    filling = asyncio.create_task(source(), name="source that is shared")
-    keeping = asyncio.create_task(_keep(feed, lease), name="lease")
+async def _held(feed: RedisFeed, lease: str) -> bool:
+    try:
+        return await asyncio.to_thread(feed.hold, lease, LEASE)
+    except Unavailable:
+        return False  # the feed says so itself
+
+
+async def _fill(source: Source) -> None:
+    """Run the source, and again if Redis takes no updates: nobody else could give it any."""
+    pause = AGAIN
+    while True:
+        try:
+            return await source()
+        except Unavailable:  # the feed says so itself
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LEASE)
+
+
+async def _run(feed: RedisFeed, source: Source, lease: str, unseen: Callable[[], str | None]) -> str:
+    """Run the source until the lease is lost, or given up; return why."""
+    filling = asyncio.create_task(_fill(source), name="source that is shared")
+    keeping = asyncio.create_task(_keep(feed, lease, unseen), name="lease")
     try:
         await asyncio.wait({filling, keeping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -61,17 +86,19 @@ async def _run(feed: RedisFeed, source: Source, lease: str) -> None:
             await asyncio.to_thread(feed.renew, lease, 0)
         except Unavailable:
             pass  # it runs out by itself
-    for task in (filling, keeping):
-        if not task.cancelled() and (error := task.exception()):
-            if not isinstance(error, Fenced | Unavailable):
-                raise error
-            log.warning("no updates from this process for now: %s", error)
+    errors = [error for task in (filling, keeping) if not task.cancelled() and (error := task.exception())]
+    for error in errors:
+        if not isinstance(error, Fenced | Unavailable):
+            raise error
+    return str(errors[0]) if errors else ""
 
 
-async def _keep(feed: RedisFeed, lease: str) -> None:
-    """Renew the lease until it is lost."""
+async def _keep(feed: RedisFeed, lease: str, unseen: Callable[[], str | None]) -> None:
+    """Renew the lease until it is lost, or had better be another's."""
     while True:
         await asyncio.sleep(LEASE / 4)
+        if feed.delayed and (why := await asyncio.to_thread(unseen)):
+            raise Unavailable(why)
         try:
             if not await asyncio.to_thread(feed.renew, lease, LEASE):
                 raise Fenced
@@ -96,6 +123,16 @@ class SharedTree(Tree):
     ) -> None:
         super().__init__(directory, limit=limit, ignore=ignore, first_look=False)
         self.feed = feed
+
+    def unseen(self) -> str | None:
+        """Why this process cannot see what the log speaks of: there is no directory, or nothing in it."""
+        try:
+            with os.scandir(self.directory) as entries:
+                if any(True for _ in entries) or not self.feed.lists:
+                    return None
+        except OSError as error:
+            return f"{self.directory} cannot be read ({error.strerror}): waiting for it"
+        return f"{self.directory} is empty: waiting for its files"
 
     def told(self, path: str) -> File | None:
         """What is known of a file: what the log says."""

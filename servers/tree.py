@@ -102,8 +102,8 @@ class Tree(Hashing):
 
         Only a file that stands where a directory comes, or the other way round, goes first. So whoever follows has
         new names before old ones are gone, and a renamed file, an addition and a deletion, is there all the time. A
-        file that was touched but holds the same bytes has not changed. Raises OSError when the directory itself cannot
-        be read, Replaced when it may be the wrong one, and Abandoned; what was known stays known.
+        file that was touched is modified, its hash the same. Raises OSError when the directory itself cannot be read,
+        Replaced when it may be the wrong one, and Abandoned; what was known stays known.
         """
         with self._top() as top:
             found = Look(self, top)
@@ -136,6 +136,7 @@ class Tree(Hashing):
                 if time.monotonic() > until:
                     self._still(top)
                     yield self._take(found)
+                    found.descent.close()  # the look in between may know it by another name
                     until = time.monotonic() + SLICE
             self._still(top)
         yield self._take(found)
@@ -164,12 +165,14 @@ class Tree(Hashing):
     def _take(self, found: Look) -> list[Edit]:
         """Know what was found from now on; return what has changed."""
         before = self.files
+        if found.left:  # what was found in a directory before that went is not there
+            found.come = {path: come for path, come in found.come.items() if split(come[0])[0] not in found.left}
         gone = {path: name for path, name in found.gone.items() if path in before and path not in found.come}
         come = sorted((path, file, before.get(path)) for path, (_, file) in found.come.items())
         edits = [
             Edit(0.0, path, "modified" if known else "added", **file.known._asdict())
             for path, file, known in come
-            if known is None or (known.sha256, known.executable) != (file.sha256, file.executable)
+            if known is None or known.known != file.known
         ]
         for path, name in gone.items():
             prefix, last = split(name)

@@ -42,9 +42,15 @@ class Post(NamedTuple):
     """What a worker is given: its number from 0 on, its socket, the parent's pipe, and everybody's cells."""
 
     number: int
+    again: bool  # whether another one has served in its place
     listener: socket.socket
     lifeline: int
     everybody: Sequence["memoryview[int]"]
+
+    def share(self, most: int | None) -> int | None:
+        """How many of so many connections are this one's."""
+        count = len(self.everybody)
+        return most and most // count + (self.number < most % count)
 
     def serve_until_orphaned(self, app: Service) -> threading.Event:
         """Count where the others see it; the event comes when the parent is gone."""
@@ -66,10 +72,10 @@ def post() -> Post | None:
     said = os.environ.pop(VARIABLE, None)
     if said is None:
         return None
-    number, listener, lifeline, counts = map(int, said.split())
+    number, again, listener, lifeline, counts = map(int, said.split())
     shared = memoryview(mmap.mmap(counts, 0)).cast("q")
     cells = [shared[at : at + CELLS] for at in range(0, len(shared), CELLS)]
-    return Post(number, socket.socket(fileno=listener), lifeline, cells)
+    return Post(number, bool(again), socket.socket(fileno=listener), lifeline, cells)
 
 
 def listeners(host: str, port: int, count: int) -> list[socket.socket]:
@@ -166,10 +172,20 @@ class Workers:
         pause, most = PACE
         while True:
             began = time.monotonic()
-            with self.lock:
-                if self.stopping.is_set():
+            try:
+                with self.lock:
+                    if self.stopping.is_set():
+                        break
+                    process = self.processes[number] = self.worker(number)
+            except OSError as error:  # no memory, no descriptors: a thread that has died would bring no worker ever
+                log.error("worker %d cannot be started: %s", number + 1, error.strerror)
+                if not self.ready[number].is_set():
+                    self.status = 1
+                    self.stopping.set()
                     break
-                process = self.processes[number] = self.worker(number)
+                pause = min(2 * pause, most)
+                self.stopping.wait(pause)
+                continue
             assert process.stdout is not None
             with process.stdout as said:
                 if " at http://" in said.readline():
@@ -179,11 +195,13 @@ class Workers:
             status = process.wait()
             if self.stopping.is_set():
                 break
-            if not self.ready[number].is_set():  # it has said why
+            why = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+            if not self.ready[number].is_set():
+                if status < 0:  # else it has said why
+                    log.error("worker %d has ended with %s before it was ready", number + 1, why)
                 self.status = status if status > 0 else 1
                 self.stopping.set()
                 break
-            why = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
             log.warning("worker %d has ended with %s: another one takes its place", number + 1, why)
             pause = min(2 * pause, most) if time.monotonic() - began < most else PACE[0]
             self.stopping.wait(pause)
@@ -192,10 +210,11 @@ class Workers:
 
     def worker(self, number: int) -> subprocess.Popen[str]:
         """Start a worker. In a session of its own: Ctrl-C in a terminal is the parent's to hear."""
+        again = int(self.ready[number].is_set())
         given = (self.sockets[number].fileno(), self.pipe[0], self.counts.fileno())
         return subprocess.Popen(
             [sys.executable, "-m", "servers", *self.arguments],
-            env=os.environ | {VARIABLE: " ".join(map(str, (number, *given)))},
+            env=os.environ | {VARIABLE: " ".join(map(str, (number, again, *given)))},
             pass_fds=given,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -11,6 +11,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, ParamSpec, cast
 
@@ -40,6 +42,39 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110  # the condition changes in another thread
             await asyncio.sleep(0.005)
+
+
+class Within:
+    """A block that must be over within `limit` seconds, not counting those by which this busy machine is late.
+
+    A thread beside it sleeps for 10 ms at a time and adds up by how much it wakes too late; a block that keeps
+    the processor to itself is seen in the CPU time of the process. `duration` is what counted.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit, self.late, self.duration = limit, 0.0, 0.0
+        self._over = threading.Event()
+        self._sleeper = threading.Thread(target=self._sleep)
+
+    def _sleep(self) -> None:
+        while not self._over.is_set():
+            start = time.perf_counter()
+            time.sleep(0.01)
+            self.late += time.perf_counter() - start - 0.01
+
+    def __enter__(self) -> "Within":
+        self._sleeper.start()
+        self._start, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        duration, cpu = time.perf_counter() - self._start, time.process_time() - self._cpu
+        self._over.set()
+        self._sleeper.join()
+        self.duration = duration - self.late
+        if kind is None:
+            assert self.duration < self.limit, f"{duration:.2f} s, of which the machine was {self.late:.2f} s late"
+            assert cpu < self.limit / 2
 
 
 def tasks_of(server: Server) -> list[str]:

@@ -101,8 +101,10 @@ async def work(folder: Path) -> None:
     edits, tree = Feed(), Tree(original)
 
     def contents(top: Path) -> dict[str, bytes]:
-        names = [name for name in top.rglob("*") if name.is_file() and ".mirror" not in name.parts]
-        return {name.relative_to(top).as_posix(): name.read_bytes() for name in names}
+        with contextlib.suppress(OSError):  # it changes under the look
+            names = [name for name in top.rglob("*") if name.is_file() and ".mirror" not in name.parts]
+            return {name.relative_to(top).as_posix(): name.read_bytes() for name in names}
+        return {}
 
     async def mirrored() -> None:
         async for _ in Mirror(server.url, copy).follow():

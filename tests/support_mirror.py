@@ -146,7 +146,8 @@ class Stage:
     def look(self) -> None:
         """Publish what has changed since the last look."""
         for edit in self.tree.scan():
-            self.feed.publish(edit.path, edit.change, size=edit.size, sha256=edit.sha256)
+            said = {"size": edit.size, "sha256": edit.sha256, "mtime": edit.mtime, "executable": edit.executable}
+            self.feed.publish(edit.path, edit.change, **said)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager

@@ -18,6 +18,7 @@ from servers import long_polling, short_polling, sse, websocket
 from tests.test_laws import ask, listen, long_poll, open_socket
 
 DELAY = 0.05  # s, one way
+TRIES = 6  # of a run that keeps its time
 SCHEDULE = Schedule.at([0.35, 1.55, 2.75], 3.0)  # far apart against the round trip, and half-way between two polls
 
 
@@ -40,8 +41,12 @@ TRIALS = {
 
 @functools.cache
 def both(name: str) -> tuple[Run, Run]:
-    """The trial, LIVE and VIRTUAL."""
-    return asyncio.run(TRIALS[name].live(delay=DELAY)), TRIALS[name].virtual(delay=DELAY)
+    """The trial, LIVE and VIRTUAL; LIVE again where the machine stood still so long that a poll met another update."""
+    for _ in range(TRIES):
+        live = asyncio.run(TRIALS[name].live(delay=DELAY))
+        if max(live.floor, live.lateness) < 0.1:
+            break
+    return live, TRIALS[name].virtual(delay=DELAY)
 
 
 def order(run: Run) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servers import bundle
@@ -146,6 +146,7 @@ def test_tar_unpacks_it(directory: Path, tmp_path: Path) -> None:
     size=st.integers(0, 8**11 - 1),
     executable=st.booleans(),
 )
+@settings(deadline=None)
 def test_any_name_and_time_can_be_told(path: str, mtime: int, size: int, executable: bool) -> None:
     """What a header says is what the standard library reads in it."""
     known = File(size, "0" * 64, (0, 0, size, mtime, 0), settled=True, executable=executable)
@@ -160,6 +161,7 @@ def test_any_name_and_time_can_be_told(path: str, mtime: int, size: int, executa
 
 
 @given(st.integers(0, 1100))
+@settings(deadline=None)
 def test_a_record_begins_with_its_length(size: int) -> None:
     """Also where its length has one digit more because of its own digits."""
     told = record("a", "x" * size)

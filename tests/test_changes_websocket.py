@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError
 from lab.teaching.client import Client
 
 PATH = Path(__file__).resolve().parent.parent / "notebooks" / "03_websockets.ipynb"
-LIMIT = 240  # s for all of it: one whole run first
+LIMIT = 480  # s for all of it: one whole run first, which takes about one minute alone
 
 CHANGES = [  # from, to, what must then be shown
     ("65_535, 65_536]", "65_535, 65_536, 100_000]", "100,000 bytes"),

@@ -1,6 +1,7 @@
 """The checks of notebook 08: right answers pass, however unusual, and wrong ones are told what is wrong."""
 
 import asyncio
+import contextlib
 import itertools
 import math
 import random
@@ -170,6 +171,49 @@ async def the_same_for_ever(log: SharedLog, update: Any) -> int:
             pass
 
 
+async def raises_its_own(log: SharedLog, update: Any) -> int:
+    number = await log.last() + 1
+    try:
+        await log.add(number, update)
+    except Conflict:
+        raise RuntimeError("taken") from None
+    return number
+
+
+async def not_the_next(log: SharedLog, update: Any) -> int:
+    while True:
+        number = await log.last()
+        try:
+            await log.add(number, update)
+            return number
+        except Conflict:
+            pass
+
+
+async def ticket(log: SharedLog, update: Any) -> int:
+    number = await log.count()
+    while await log.last() != number - 1:
+        pass
+    await log.add(number, update)
+    return number
+
+
+async def late_ticket(log: SharedLog, update: Any) -> int:
+    number = await log.count()
+    while await log.last() < number - 1:
+        pass
+    await log.add(number, update)
+    return number
+
+
+async def always_from_one(log: SharedLog, update: Any) -> int:
+    for number in itertools.count(1):
+        with contextlib.suppress(Conflict):
+            await log.add(number, update)
+            return number
+    raise AssertionError
+
+
 async def from_zero(log: SharedLog, update: Any) -> int:
     while True:
         number = await log.last()
@@ -204,6 +248,10 @@ async def in_tens(log: SharedLog, update: Any) -> int:
             pass
 
 
+async def yields(log: SharedLog, update: Any) -> Any:
+    yield await tries_again(log, update)
+
+
 async def text_as_number(log: SharedLog, update: Any) -> Any:
     await log.add(f"{await log.last() + 1}", update)  # type: ignore[arg-type]
 
@@ -217,6 +265,7 @@ APPENDS = Corpus(
         "the next higher": next_higher,
         "with a pause": with_a_pause,
         "looks again": looks_again,
+        "always from one": always_from_one,
         "by a guess": by_a_guess,
         "an object": Appender(),
     },
@@ -227,15 +276,20 @@ APPENDS = Corpus(
         "a time stamp": (time_stamp, "no time stamp"),
         "the clock": (clock, "no time stamp"),
         "in tens": (in_tens, "no time stamp"),
-        "a counter": (counts, "refused and lost"),
+        "a counter": (counts, "Who counted first need not add first"),
         "a counter, again": (counts_again, "counted and then not used is a gap"),
         "a counter, swallowed": (counts_and_swallows, "need not add first"),
-        "the same for ever": (the_same_for_ever, "does not come to an end"),
+        "an error of its own": (raises_its_own, "It raised RuntimeError: taken"),
+        "the same for ever": (the_same_for_ever, "adds number 1 again and again"),
+        "the newest, not the next": (not_the_next, "adds number 0 again and again"),
+        "a ticket": (ticket, "waits for ever beside a writer of another process: that one asks no counter"),
+        "a ticket that is late": (late_ticket, "beside a writer of another process: that one asks no counter"),
         "from zero": (from_zero, "number is 1"),
         "twice": (adds_twice, "in the log twice"),
         "returns nothing": (returns_nothing, "return its number"),
         "never adds": (never_adds, "each has to be added"),
         "text": (text_as_number, "whole number"),
+        "a generator": (yields, "`yield`"),
         "no coroutine": (lambda log, update: 3, "async def"),
     },
 )
@@ -298,6 +352,9 @@ FLEETS = Corpus(
         ),
         "full": (lambda n, r, d, c, b, h, m: math.ceil(n / int(min(d / c, 1 / (r * c + b / h), m))), "100 %"),
         "rounds down": (lambda n, r, d, c, b, h, m: n // int(min(d / c, 0.7 / (r * c + b / h), m)), "rounds down"),
+        "one more": (
+            lambda n, r, d, c, b, h, m: n // int(min(d / c, 0.7 / (r * c + b / h), m)) + 1, "one process too many",
+        ),
         "loosest": (lambda n, r, d, c, b, h, m: math.ceil(n / int(max(d / c, 0.7 / (r * c + b / h), m))), "loosest"),
         "the deadline alone": (lambda n, r, d, c, b, h, m: math.ceil(n / int(min(d / c, m))), "deadline alone"),
         "heartbeats turned round": (

@@ -96,6 +96,21 @@ def by_fractions(signs: Signs, heartbeat: float) -> Fraction:
     return Fraction(dead()(signs, heartbeat))
 
 
+def from_the_first(signs: Signs, heartbeat: float) -> float:
+    moments = [at for at, _ in signs] or [0.0]
+    gaps = itertools.pairwise(moments)
+    return next((a for a, b in gaps if b - a > 2.5 * heartbeat), moments[-1]) + 2.5 * heartbeat
+
+
+def the_last_silence(signs: Signs, heartbeat: float) -> float:
+    since, found = 0.0, None
+    for at, _ in signs:
+        if at - since > 2.5 * heartbeat:
+            found = since
+        since = at
+    return (since if found is None else found) + 2.5 * heartbeat
+
+
 class Watchdog:
     """An answer that is an object."""
 
@@ -162,6 +177,8 @@ CORPORA = [
             "from the start": (dead(from_start=True), "from the opening of the connection"),
             "updates only": (dead(updates_only=True), "updates only"),
             "the last sign": (dead(last=True), "last sign only"),
+            "from the first sign": (from_the_first, "begins when the connection opens"),
+            "the last silence": (the_last_silence, "The first silence that is long enough"),
             "one heartbeat": (dead(of=1), "One heartbeat"),
             "no return": (no_return, "Is there a `return`?"),
             "too late": (dead(of=3), "should give"),

@@ -229,6 +229,7 @@ async def test_what_cannot_be_served_is_one_line_and_status_2(tmp_path: Path) ->
         (["sse", "--history", "1.5"], "argument --history: a whole number from 1 to 10000000, not '1.5'"),
         (["sse", "--payload", "1048577"], "argument --payload: a whole number from 0 to 1048576, not '1048577'"),
         (["sse", "--token-file", "{token}"], "--token-file is for file-updates"),
+        (["sse", "--no-coalesce"], "--no-coalesce is for file-updates"),
         (["sse", "--allow-origin", "https://hub.example"], "--allow-origin has no effect on sse"),
         (["websocket", "--allow-origin", "hub.example"], "argument --allow-origin: an origin like https://hub.example"),
         (["websocket", "--allow-origin", "https://hub.example/a"], "argument --allow-origin: an origin like"),

@@ -1674,7 +1674,7 @@ def free_port() -> int:
         (["sse", "http://x", "--after", "\u00e9"], "a cursor is plain ASCII"),
         (["sse", "http://x", "--interval", "5"], "--interval is for short-polling"),
         (["short-polling", "http://x", "--interval", "0"], "a number above 0, not '0'"),
-        (["sse", "http://127.0.0.1:FREE", "--give-up-after", "0.3"], "for 0.3 s (ConnectionRefusedError"),
+        (["sse", "http://127.0.0.1:FREE", "--give-up-after", "2"], "for 2 s (ConnectionRefusedError"),
     ],
 )
 def test_command_line_says_in_one_line_what_it_cannot_do(

@@ -165,19 +165,22 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def tampering_relay(port: int, spoilt: Counter[str]) -> AsyncIterator[str]:
-    """A relay that changes a byte of every third file, or cuts one off and says so; `spoilt` counts it by path.
+async def tampering_relay(port: int, spoilt: set[str], read: set[str]) -> AsyncIterator[str]:
+    """A relay that changes a byte of every third file, or cuts one off and says so: the paths are in `spoilt`.
 
-    It knows no bundles, so that each file comes by itself.
+    Where its client goes on to ask on the same connection, it has read that: they are in `read`, too. It knows no
+    bundles, so that each file comes by itself.
     """
     rng, carried, tasks = random.Random(SEED), 0, set[asyncio.Task[None]]()
 
     async def carry(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         nonlocal carried
         server, requests = await asyncio.open_connection("127.0.0.1", port)
+        sent = set[str]()  # on this connection
         try:
             while True:
                 request = await client.readuntil(b"\r\n\r\n")
+                read.update(sent)
                 if content := re.search(rb"(?i)content-length: (\d+)\r\n", request):
                     await client.readexactly(int(content[1]))
                     answers.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
@@ -198,7 +201,8 @@ async def tampering_relay(port: int, spoilt: Counter[str]) -> AsyncIterator[str]
                     if carried % 3 == 0:
                         body = rng.choice([flipped, truncated])(body)
                         head = head.replace(length[0], b"content-length: %d\r\n" % len(body))
-                        spoilt[unquote(path[1].decode())] += 1
+                        sent.add(unquote(path[1].decode()))
+                        spoilt.update(sent)
                 answers.write(head + body)
                 await answers.drain()
         finally:
@@ -220,6 +224,13 @@ async def tampering_relay(port: int, spoilt: Counter[str]) -> AsyncIterator[str]
         yield f"http://127.0.0.1:{relay.sockets[0].getsockname()[1]}"
         for task in tuple(tasks):
             task.cancel()
+
+
+def files_now(copy: Path) -> dict[str, str]:
+    """What is in a copy; nothing where it changes under the look."""
+    with contextlib.suppress(OSError):
+        return files(copy)
+    return {}
 
 
 class Mirrors:
@@ -284,12 +295,12 @@ class Mirrors:
                     for copy, process in self.processes.items():
                         assert process.returncode is None, (self.directory / f"{copy.name}.log").read_text()
                     expected = files(directory)
-                    left = [copy for copy in left if files(copy) != expected]
+                    left = [copy for copy in left if files_now(copy) != expected]
                     await asyncio.sleep(0.1)
         except TimeoutError:
             expected = files(directory)
             raise AssertionError(
-                {copy.name: sorted(set(files(copy).items()) ^ set(expected.items())) for copy in left}
+                {copy.name: sorted(set(files_now(copy).items()) ^ set(expected.items())) for copy in left}
             ) from None
 
     async def end(self) -> None:
@@ -303,17 +314,23 @@ class Mirrors:
             assert await process.wait() == 0
 
 
+def ended(process: asyncio.subprocess.Process) -> None:
+    """Leave nothing running, also where a test fails in the midst of it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
 async def live_through(tmp_path: Path, log: Callable[[], list[str]]) -> None:
     """Edits and faults; then everything must be as it should be."""
     directory = tmp_path / "dir"
     editor, server, mirrors = Editor(directory, tmp_path / "aside"), Server(directory), Mirrors(tmp_path)
-    spoilt = Counter[str]()
+    spoilt, read = set[str](), set[str]()
     await server.start()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.kill)
         cut, dark = stack.enter_context(Wire(server.url)), stack.enter_context(Wire(server.url))
         slow = stack.enter_context(Wire(server.url, delay=0.02, jitter=0.02, rate=400_000))
-        relay = await stack.enter_async_context(tampering_relay(server.port, spoilt))
+        relay = await stack.enter_async_context(tampering_relay(server.port, spoilt, read))
 
         stack.push_async_callback(mirrors.end)
         direct = [mirrors.begin("direct", server.url) for _ in range(6)]
@@ -331,6 +348,7 @@ async def live_through(tmp_path: Path, log: Callable[[], list[str]]) -> None:
         reader = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", READER, *map(str, mirrors.copies)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        stack.callback(ended, reader)
         await mirrors.converged(directory, but=blocked)
 
         async def at_once(action: Callable[[], object]) -> None:
@@ -386,14 +404,13 @@ async def live_through(tmp_path: Path, log: Callable[[], list[str]]) -> None:
     assert len(seen) > FILES
 
     lines = log()
-    assert spoilt
-    assert {match[1] for line in lines if (match := re.match(r"'(.*)' cannot be fetched \(\d+ bytes", line))} == set(
-        spoilt
-    )
+    named = {match[1] for line in lines if (match := re.match(r"'(.*)' cannot be fetched \(\d+ bytes", line))}
+    assert read
+    assert read <= named <= spoilt
     for kind in ("ReadTimeout", "Connection", "the log does not reach back to"):
         assert any(kind in line for line in lines), kind
-    named = (tmp_path / f"{blocked.name}.log").read_text().splitlines()
-    assert named.count("WARNING 'in the way' cannot be written (Is a directory): trying again") == 1
+    said = (tmp_path / f"{blocked.name}.log").read_text().splitlines()
+    assert said.count("WARNING 'in the way' cannot be written (Is a directory): trying again") == 1
 
 
 @pytest.mark.timeout(300)

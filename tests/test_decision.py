@@ -1,6 +1,7 @@
 """The decision: what is asked is checked, the advice is an engineer's, and every flip is one."""
 
 import functools
+import io
 import itertools
 import math
 import random
@@ -210,6 +211,12 @@ def test_others_chose_the_same_or_it_is_said_why() -> None:
         (R(100, 0.5, 1, followers="browsers", tabs=8), ["Cost does not decide: nobody else is left"]),
         (R(2000, 0.05, 2, upstream=1), ["for short polling at 842 clients (now 2,000)"]),
         (CASES["an app that sleeps"][0], ["While it is awake, it follows the log by"]),
+        (R(1, 1e6, 1), ["could come within 25 ms", "within 9.5 ms, 9,512 at a time", "One client alone is more than"]),
+        (R(10**9, 1, 1), ["the work is that of 14,200 cores", "One process uses one core"]),
+        (R(10_000, 1 / 86400, 86400), ["A poll every 25.3 hours", "within the 24 hours allowed"]),
+        (R(100, 0.1, 0.5, history=1), ["A history of 1 update bridges"]),
+        (R(100, 0.1, 1, cut_after=29), ["let the server end them a little sooner", "come within 25 ms"]),
+        (R(100, 0.1, 1, cut_after=1), ["95 % of the updates come within 165 ms"]),
     ],
 )
 def test_each_step_is_said(requirements: Requirements, sentences: list[str]) -> None:
@@ -236,6 +243,34 @@ def test_each_step_is_said(requirements: Requirements, sentences: list[str]) -> 
 def test_what_does_not_concern_the_case_is_not_said(requirements: Requirements, sentence: str) -> None:
     """No program has tabs, no poll holds a stream or lacks a header, what is private has no CDN, a state no history."""
     assert sentence not in repr(recommend(requirements))
+
+
+def test_an_ended_stream_is_away_until_its_client_is_back() -> None:
+    """Ended after each second, a stream is not there for a sixth of the time: what came meanwhile waits for it."""
+    rng = np.random.default_rng(3)
+    cut, rtt = 1.0, 0.05
+    away = 2 * rtt + 0.1
+    into = rng.uniform(0, cut + away, 100_000)  # when in a cycle an update comes; it begins with the absence
+    delays = rtt / 2 + np.maximum(0, away - into)
+    assert decided(budget=1, cut_after=cut).late(STREAM) == pytest.approx(np.quantile(delays, 0.95), rel=0.02)
+    assert STREAM in decided(budget=0.15, cut_after=cut).excluded
+    assert STREAM not in decided(budget=0.15, cut_after=60).excluded
+
+
+def test_where_only_the_newest_counts_no_rate_is_too_high_for_a_pull() -> None:
+    """A poll brings the newest state, whatever was overtaken: it needs no history, and no answer is ever full."""
+    dense, denser = (decided(rate=rate, budget=4, latest=True, history=1) for rate in (1e3, 1e7))
+    for model in (SHORT, LONG):
+        assert denser.requests(model) == pytest.approx(dense.requests(model))
+        assert denser.costs[model] == pytest.approx(dense.costs[model])
+    assert denser.requirements.interval == pytest.approx((4 - 0.025) / 0.95)
+    assert recommend(R(300, 5000, 5, latest=True)).model == SHORT
+
+
+def test_a_message_now_and_then_is_no_conversation() -> None:
+    """However rare the updates that it answers: a POST every few minutes is no reason for a WebSocket."""
+    assert recommend(R(500, 0.001, 1, upstream=1)).model == STREAM
+    assert recommend(R(500, 0.1, 1, upstream=1)).model == SOCKET
 
 
 def test_the_threshold_is_the_readers() -> None:
@@ -410,11 +445,11 @@ def test_map_says_what_it_shows() -> None:
     assert {"SSE", "short\npolling", "long\npolling"} <= set(names)
 
 
-def ramp(model: str) -> Measured:
+def ramp(model: str, cost: float = 1e-4, each: int = 2**15, most: int = 10) -> Measured:
     """Windows whose server takes 100 µs for each of its load and 32 KiB for each connection, and a tenth of a core."""
     seen = [
-        Window(n, 1.0, 0.1 + 50 * n * 1e-4, 2**20 + 2**15 * n, 50 * n, 50 * n, 0, 0, 50, 100, floor=0.0, others=0.25)
-        for n in (0, 5, 10, 0, 5, 10)
+        Window(n, 1.0, 0.1 + 50 * n * cost, 2**20 + each * n, 50 * n, 50 * n, 0, 0, 50, 100, floor=0.0, others=0.25)
+        for n in (0, most // 2, most, 0, most // 2, most)
     ]
     found = result(LONG, TEACHING, (tuple(seen),))
     return replace(found, model=model, cpu={**found.cpu, "deliveries": found.main})
@@ -430,6 +465,34 @@ def test_slopes_draw_every_window() -> None:
     left, right = picture.axes
     assert len(left.lines) == len(right.lines) == 8
     assert np.allclose(np.asarray(right.lines[0].get_ydata()), [2**15 * 5 / 2**20, 2**15 * 10 / 2**20])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_lines_name_lies_on_nothing(seed: int) -> None:
+    """Wherever lines end, close together or one behind another: no name covers a point, a line or another name."""
+    rng = random.Random(seed)
+    spread = (1.0, 1.02, 1.1, 1.5, 2.0, 4.0)[seed]
+
+    def near(value: float) -> float:
+        return value * math.exp(math.log(spread) * rng.uniform(-1, 1))
+
+    measured = [ramp(m, near(1e-4), round(near(2**15)), rng.choice((10, 12, 20))) for m in MODELS]
+    picture = maps.slopes(measured)
+    picture.savefig(io.BytesIO(), dpi=100)  # which lays it out
+    for axes in picture.axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) == 4
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+        for line in axes.lines:
+            ends = axes.transData.transform(np.asarray(line.get_xydata()))
+            drawn = (
+                [ends]
+                if line.get_linestyle() == "None"
+                else [np.linspace(a, b, 50) for a, b in itertools.pairwise(ends)]
+            )
+            covered = [box for box in boxes if any(box.contains(*point) for point in np.concatenate(drawn))]
+            assert not covered, (line, covered)
 
 
 def test_flip_figure_says_where() -> None:

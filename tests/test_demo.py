@@ -25,6 +25,8 @@ from servers.sources import synthetic_edits
 from tests.support import (
     PATIENCE,
     VirtualLoop,
+    Within,
+    closed,
     command,
     ended,
     events,
@@ -307,7 +309,7 @@ async def test_a_page_that_leaves_takes_only_its_own_connections() -> None:
 
 @on_a_loop
 async def test_a_stop_waits_for_no_delay() -> None:
-    """With 2 s of delay each way and all four connected, the demo stops within a second, and can be served again."""
+    """With 2 s of delay each way the demo stops within a second, nothing is broken off, and it can be served again."""
     app = create_app()
     for _ in range(2):
         app.change(Controls(delay=0.0))
@@ -320,9 +322,10 @@ async def test_a_stop_waits_for_no_delay() -> None:
                 poll = asyncio.create_task(client.get("/long-polling/updates"))
                 await until(lambda: app.lanes["long-polling"].open)
                 app.feed.publish("a.txt")
-                begin = time.perf_counter()
-                await asyncio.to_thread(server.stop)
-                assert time.perf_counter() - begin < 1.5
+                with Within(1):
+                    await asyncio.to_thread(server.stop)
+                await stream.rest()
+                assert await closed(connection) == (1001, "")
                 with contextlib.suppress(httpx.TransportError):
                     await poll
     assert all(lane.counts()["held"] == 0 and not lane.open for lane in app.lanes.values())
@@ -345,10 +348,9 @@ async def test_ctrl_c_waits_for_no_delay() -> None:
         async with asyncio.timeout(PATIENCE):
             while (await page.get(f"{url}/state")).json()["head"] < head + 5:
                 pass
-        begin = time.perf_counter()
         process.send_signal(signal.SIGINT)
-        assert await ended(process) == (0, "", "")
-        assert time.perf_counter() - begin < 4  # 2 s are promised on a machine that has nothing else to do
+        async with asyncio.timeout(10):  # 2 s are promised on a machine that has nothing else to do
+            assert await ended(process) == (0, "", "")
         *polls, websocket_end, sse_end = await asyncio.gather(*reading, return_exceptions=True)
         assert websocket_end is sse_end is None  # ended, not broken off; a poll was answered, and the next refused
         assert all(isinstance(end, httpx.TransportError) for end in polls)

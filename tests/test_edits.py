@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +117,29 @@ def test_a_snapshot_leaves_hidden_names_out(tmp_path: Path) -> None:
     (tmp_path / ".part").write_bytes(b"x")
     (tmp_path / "seen").write_bytes(b"x")
     assert snapshot(tmp_path) == {"seen": digest(b"x")}
+
+
+def test_a_snapshot_of_what_changes_has_what_stays(tmp_path: Path) -> None:
+    """Files and directories that come and go while it looks are there or not; the others are."""
+    for number in range(20):
+        (tmp_path / f"stays {number}").mkdir()
+        (tmp_path / f"stays {number}" / "a").write_bytes(b"a")
+    enough = threading.Event()
+
+    def come_and_go() -> None:
+        while not enough.is_set():
+            (tmp_path / "goes" / "b").mkdir(parents=True)
+            (tmp_path / "goes" / "b" / "c").write_bytes(b"c")
+            shutil.rmtree(tmp_path / "goes")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        looks = [snapshot(tmp_path) for _ in range(200)]
+    finally:
+        enough.set()
+        thread.join()
+    assert all(look.items() >= {f"stays {number}/a": digest(b"a") for number in range(20)}.items() for look in looks)
 
 
 @on_a_loop

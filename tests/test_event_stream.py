@@ -325,6 +325,7 @@ def test_unfinished_is_what_no_blank_line_has_ended() -> None:
 
 
 @given(st.binary(max_size=200), st.integers(1, 7))
+@settings(deadline=None)
 def test_unfinished_does_not_depend_on_the_cuts(data: bytes, step: int) -> None:
     """Whatever the stream, the count is that of one feed of all of it."""
     whole, cut = EventStreamParser(), EventStreamParser()

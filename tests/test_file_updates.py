@@ -81,7 +81,7 @@ def test_a_listing_and_the_events_after_its_cursor_lead_to_the_same_files(files:
 
     @on_a_loop
     async def body() -> None:
-        feed, rng = Feed(epoch="e"), random.Random(1)
+        feed, rng = Feed(epoch="e", history=10**6), random.Random(1)
         feed.adopt({f"{number}": (number, "0") for number in range(files)})
         stop = threading.Event()
 
@@ -108,11 +108,15 @@ def test_a_listing_and_the_events_after_its_cursor_lead_to_the_same_files(files:
                 for answer in answers:
                     assert answer.headers["etag"] == f'"{answer.json()["cursor"]}"'
                     state = {file["path"]: file["size"] for file in answer.json()["files"]}
-                    for update in feed.read(feed.position(answer.json()["cursor"])).updates:
-                        if update.change == "deleted":
-                            state.pop(update.path, None)
-                        else:
-                            state[update.path] = update.size
+                    position = feed.position(answer.json()["cursor"])
+                    while position < feed.head:
+                        batch = feed.read(position)
+                        position = batch.position
+                        for update in batch.updates:
+                            if update.change == "deleted":
+                                state.pop(update.path, None)
+                            else:
+                                state[update.path] = update.size
                     assert state == expected
 
     body()

@@ -365,8 +365,10 @@ def test_a_long_poll_is_cheaper_between_its_crossings_whatever_the_parameters() 
         prices: dict[str, float] = {"rtt": rtt, "hold": hold, "kept": kept}
         cheaper = theory.long_poll_cheaper(request, inside, inside + saved, **prices)
         rate = places[1:] / rtt
-        cycle = rtt + np.exp(-rate * rtt) * (1 - np.exp(-rate * hold)) / rate
-        dearer = np.concatenate(([request / (rtt + hold) + kept], request / cycle + kept - saved * rate))
+        shorter, width = np.exp(-0.9 * rate * hold), 0.1 * rate * hold  # a hold is drawn from the last tenth
+        over = shorter * -np.expm1(-width) / width
+        cycle = rtt + np.exp(-rate * rtt) * (1 - over) / rate
+        dearer = np.concatenate(([request / (rtt + 0.95 * hold) + kept], request / cycle + kept - saved * rate))
         named = np.any([(low <= places) & (places < high) for low, high in cheaper], axis=0) if cheaper else places < 0
         wrong = np.flatnonzero(named != (dearer < 0))
         ends = np.array([end for interval in cheaper for end in interval])

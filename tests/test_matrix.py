@@ -11,6 +11,7 @@ from lab.figures import cell_timeline
 
 ROWS = {name: fault for name, fault in FAULTS.items() if fault.mode == VIRTUAL}
 STREAMS = ("WebSocket", "SSE", "file updates")
+pytestmark = pytest.mark.timeout(400)  # the first test waits for all rows: half a minute, on a busy machine far more
 
 
 @pytest.fixture(scope="module")

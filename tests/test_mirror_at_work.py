@@ -26,6 +26,7 @@ from lab.mirror.__main__ import main
 from lab.mirror.bundle import members, unpack
 from lab.mirror.copy import Copy
 from lab.mirror.fetch import _listing as parsed_listing
+from lab.mirror.grow import Begun
 from lab.mirror.names import Version
 from lab.mirror.part import is_alone
 from lab.mirror.protect import TooManyLosses
@@ -35,7 +36,7 @@ from servers.background import serve
 from servers.feed import Feed
 from servers.index import Index
 from servers.tree import Tree
-from tests.support import on_a_loop, until
+from tests.support import on_a_loop
 from tests.support_mirror import Stage, a_mirror, contents, files, following, remove, served, write
 from tests.support_mirror import sha256 as sha
 from tests.test_mirror import faults, followed, hostile, listing, live, reply, same, three_files, until_virtual, virtual
@@ -85,6 +86,22 @@ async def test_a_first_copy_takes_a_request_for_many_files(net: Net, tmp_path: P
         ours, theirs = (tmp_path / "copy" / path).stat(), (tmp_path / "dir" / path).stat()
         assert ours.st_mode & 0o111 == theirs.st_mode & 0o111
         assert ours.st_mtime == pytest.approx(theirs.st_mtime, abs=1e-5)
+
+
+@virtual
+async def test_a_touched_file_takes_its_time_and_nothing_is_fetched(net: Net, tmp_path: Path) -> None:
+    """`touch` and `chmod +x` on the source arrive in the copy, as `make` and scripts need them, without a byte."""
+    write(tmp_path / "dir", "run", "#!/bin/sh")
+    async with served(tmp_path / "dir") as stage, followed(stage, mirror := a_mirror(tmp_path / "copy")) as applied:
+        copy = tmp_path / "copy/run"
+        os.utime(stage.directory / "run", (5, 5))
+        stage.look()
+        await until_virtual(lambda: copy.stat().st_mtime == 5)
+        (stage.directory / "run").chmod(0o755)
+        stage.look()
+        await until_virtual(lambda: copy.stat().st_mode & 0o100 and len(applied) == 3)
+        assert [change.how for change in applied] == ["fetched", "kept", "kept"]
+        assert mirror.counters.fetched == 1
 
 
 def archive(*added: tuple[tarfile.TarInfo, bytes]) -> bytes:
@@ -159,13 +176,17 @@ async def test_what_a_bundle_lacks_is_fetched_by_itself(net: Net, tmp_path: Path
 async def test_a_directory_that_is_renamed_is_never_missing(net: Net, tmp_path: Path, history: int) -> None:
     """Nothing is fetched, and at no moment fewer names are there, however short the server's history."""
     many(tmp_path / "dir")
+
+    def names() -> int:
+        return sum(len(found) for top in ("old", "new") for _, _, found in os.walk(tmp_path / "copy" / top))
+
     async with served(tmp_path / "dir", history=history) as stage:
         async with followed(stage, mirror := a_mirror(tmp_path / "copy")):
             fetched = mirror.counters.fetched
             (stage.directory / "old").rename(stage.directory / "new")
             look(stage)
             while (tmp_path / "copy/old").exists():
-                assert len(files(tmp_path / "copy")) >= MANY
+                assert names() >= MANY
                 await asyncio.sleep(0.004)
             await same(stage.directory, tmp_path / "copy")
             assert mirror.counters.fetched == fetched
@@ -202,6 +223,31 @@ async def test_a_deletion_waits_for_what_came_before_it(net: Net, tmp_path: Path
         answer.set()
         await until_virtual(lambda: not (tmp_path / "copy/old").exists())
         assert set(files(tmp_path / "copy")) == set(names)
+
+
+@virtual
+async def test_a_file_that_is_renamed_while_it_is_fetched_is_never_missing(net: Net, tmp_path: Path) -> None:
+    """What was asked for before it, of another path, is still tried before the old name goes."""
+    write(tmp_path / "dir", "old", "first")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        answers = {"/files/old": asyncio.Event(), "/files/new": asyncio.Event()}
+
+        async def before(path: str) -> None:
+            if path in answers:
+                await answers[path].wait()
+
+        stage.meddler.before = before
+        write(stage.directory, "old", "second")
+        stage.look()
+        await asyncio.sleep(1)
+        (stage.directory / "old").rename(stage.directory / "new")
+        stage.look()
+        await asyncio.sleep(1)
+        answers["/files/old"].set()
+        await asyncio.sleep(1)
+        assert files(tmp_path / "copy") == {"old": sha(b"first")}
+        answers["/files/new"].set()
+        await until_virtual(lambda: files(tmp_path / "copy") == {"new": sha(b"second")})
 
 
 def test_a_file_takes_the_place_of_directories_that_a_kill_left_empty(tmp_path: Path) -> None:
@@ -260,6 +306,29 @@ async def test_an_append_writes_no_more_than_what_was_appended(net: Net, tmp_pat
 
 
 @virtual
+async def test_only_what_has_to_be_copied_again_waits(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An append that costs what was appended is looked after at once; there is a pause only before a copy of all."""
+    log, rests = write(tmp_path / "dir", "log", random.Random(1).randbytes(500_000)), list[str]()
+
+    async def rest(_: Begun, path: str) -> None:
+        rests.append(path)
+
+    monkeypatch.setattr(Begun, "rest", rest)
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        with contextlib.ExitStack() as opened:
+            for number in range(6):
+                if number == 3:
+                    opened.enter_context((tmp_path / "copy/log").open("rb"))
+                await asyncio.to_thread(append, log, b"a line\n")
+                stage.look()
+                await same(stage.directory, tmp_path / "copy")
+    with (tmp_path / "own").open("w") as own:
+        assert rests == ["log"] * (2 if is_alone(own.fileno()) else 6)
+
+
+@virtual
 async def test_whoever_has_a_file_open_that_grows_keeps_the_state_that_was_there(net: Net, tmp_path: Path) -> None:
     """No state is written to that somebody can still read, be it by a descriptor or by another name."""
     log = write(tmp_path / "dir", "log", random.Random(1).randbytes(500_000))
@@ -303,8 +372,10 @@ async def test_a_download_goes_on_where_it_was_cut(net: Net, tmp_path: Path) -> 
     assert files(tmp_path / "copy") == files(tmp_path / "dir")
 
 
-@on_a_loop
-async def _drops(tmp_path: Path) -> None:
+@virtual
+async def test_what_comes_by_drops_is_broken_off(net: Net, tmp_path: Path) -> None:
+    """A body of a byte now and then holds no worker for ever."""
+
     async def drip(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n")
         while not writer.is_closing():
@@ -320,11 +391,6 @@ async def _drops(tmp_path: Path) -> None:
         assert sum(head.startswith(b"GET /files/a ") for head in heads) >= 2
 
 
-def test_what_comes_by_drops_is_broken_off(tmp_path: Path) -> None:
-    """A body of a byte now and then holds no worker for ever."""
-    _drops(tmp_path)
-
-
 class Longest(random.Random):
     """Chance that always takes the longest pause."""
 
@@ -333,8 +399,9 @@ class Longest(random.Random):
         return b
 
 
-@on_a_loop
-async def _resets(tmp_path: Path) -> None:
+@virtual
+async def test_a_server_that_resets_each_stream_is_asked_less_and_less_often(net: Net, tmp_path: Path) -> None:
+    """An update before each reset does not make a mirror hurry."""
     update = {"seq": 1, "path": "b", "change": "deleted", "size": None, "sha256": None, "published": 1.0}
     reset = {"reason": "epoch", "cursor": "e-0", "oldest": "e-0"}
     events = (
@@ -348,15 +415,10 @@ async def _resets(tmp_path: Path) -> None:
         begin = asyncio.get_running_loop().time()
         mirror = a_mirror(tmp_path / "copy", url, retry=Retry(0.1, 8, rng=Longest()), relist=0)
         task = asyncio.create_task(following(mirror, []))
-        await until(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
+        await until_virtual(lambda: sum(head.startswith(b"GET /files ") for head in heads) == 6)
         assert asyncio.get_running_loop().time() - begin >= 0.2 + 0.4 + 0.8 + 1.6
         task.cancel()
         await asyncio.wait([task])
-
-
-def test_a_server_that_resets_each_stream_is_asked_less_and_less_often(tmp_path: Path) -> None:
-    """An update before each reset does not make a mirror hurry."""
-    _resets(tmp_path)
 
 
 # What must not be lost

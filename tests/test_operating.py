@@ -71,12 +71,16 @@ async def operated(folder: Path) -> AsyncIterator[tuple[str, Path]]:
     _, flag, *run = shlex.split(put(SERVICE["ExecStart"], own))
     assert flag == "-m"
     async with command(*run) as process:
+        url = await url_of(process, "file-updates")
+        async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(PATIENCE):
+            while (await http.get(f"{url}/healthz")).status_code != 200:  # noqa: ASYNC110  # until its first look is over
+                await asyncio.sleep(0.02)
         lines = put(
             block("nginx"),
             {
                 "/etc/ssl/files.example.pem": "cert.pem",
                 "/etc/ssl/files.example.key": "key.pem",
-                "http://127.0.0.1:8005": await url_of(process, "file-updates"),
+                "http://127.0.0.1:8005": url,
             },
         )
         server = re.fullmatch(r"server \{\n +listen 443 (?P<options>[^;]+);\n(?P<rest>.+)\}\n", lines, re.S)
@@ -155,7 +159,8 @@ def test_through_tls_events_come_one_by_one_and_files_in_parts(tmp_path: Path) -
             async with http.stream("GET", "/events", headers={"Accept-Encoding": "gzip"}) as response:
                 stream = await opened(response)
                 for number, name in enumerate(("b.txt", "c.txt"), start=1):
-                    await asyncio.to_thread(write, directory, name, "news")
+                    write(tmp_path, name, "news")
+                    (tmp_path / name).rename(directory / name)  # whole: it is one update
                     update = await stream.update()
                     assert (update["seq"], update["path"]) == (number, name)
             whole = await http.get("/files/a.txt")

@@ -11,10 +11,12 @@ import psutil
 import pytest
 
 from lab.cost import ladder, measuring, processes
-from lab.cost.load import Load, RawClient, Socket, Stream, frames
+from lab.cost.load import ANSWER_LIMIT, Load, RawClient, Socket, Stream, frames
 from lab.cost.measuring import compared
 from lab.cost.processes import ServerProcess, Window
 from lab.proxies.wire import Wire
+from lab.virtual import Net, run_virtual
+from lab.virtual import serve as serve_virtually
 from servers import short_polling, websocket
 from servers.background import serve
 from servers.feed import Feed
@@ -45,8 +47,8 @@ async def test_load_counts_what_comes(model: str) -> None:
         await until(lambda: load.deliveries == 12)
         load.close()
         await until(lambda: load.open == 0 and wire.bytes["up"] == load.up)
+        await until(lambda: load.requests == traffic.requests)
         assert load.deliveries == 12
-        assert load.requests == traffic.requests
         assert load.down <= wire.bytes["down"]
         assert (load.requests == 3) is (not model.endswith("polling"))
 
@@ -65,25 +67,33 @@ async def test_a_quiet_poll_is_answered_304() -> None:
     assert all(answer.startswith(b"HTTP/1.1 304") for answer in answers[1:])
 
 
-@on_a_loop
-async def test_socket_answers_pings() -> None:
-    """A WebSocket of the load stays connected for longer than a silent one would."""
-    with serve(websocket.create_app(Feed(), heartbeat=0.5)) as server:  # a pong may take 0.75 s
-        load = Load("websocket", server.url)
-        await load.connect(2)
-        await until(lambda: load.beats >= 6)
-        assert load.open == 2
-        load.close()
+def test_socket_answers_pings() -> None:
+    """A WebSocket of the load stays connected for longer than a silent one would. In virtual time."""
+
+    async def main(_: Net) -> tuple[int, int]:
+        async with serve_virtually(websocket.create_app(Feed(), heartbeat=15), port=8000) as server:
+            load = Load("websocket", server.url)
+            await load.connect(2)
+            await asyncio.sleep(100)
+            found = load.open, load.beats
+            load.close()
+            return found
+
+    assert run_virtual(main) == (2, 12)
 
 
 @on_a_loop
 async def test_socket_talks() -> None:
     """What a WebSocket of the load says is answered, and the answers are counted."""
-    with serve(websocket.create_app(Feed())) as server:
-        load = Load("websocket", server.url, talk=0.01)
+    with serve(websocket.create_app(Feed())) as server, Wire(server.url, transcript=True) as wire:
+        load = Load("websocket", wire.url, talk=0.01)
         await load.connect(2)
         await until(lambda: load.messages >= 10)
         assert load.open == 2
+        assert wire.transcript is not None
+        up = b"".join(row.data for row in wire.transcript if (row.connection, row.way) == (1, "up"))
+        said = up.partition(b"\r\n\r\n")[2]
+        assert len(said) % 43 == 0 < len(said)
         load.close()
 
 
@@ -233,6 +243,15 @@ def test_a_cost_is_what_one_more_takes(spoilt: float) -> None:
     assert found.memory.value == 10
 
 
+def test_a_message_takes_what_goes_up_besides_pongs() -> None:
+    """Of a window in which clients talk, what their answers to pings take is not the messages'."""
+    ramp = tuple(window(n, 0.1 + 0.001 * n, deliveries=100 * n, down=18_000 * n) for n in (0, 40, 100))
+    beating = window(100, 0.2, beats=200, up=200 * 10, down=200 * 6)
+    talking = window(100, 0.3, beats=400, messages=1000, up=400 * 10 + 43_000, down=400 * 6 + 60_000)
+    found = measuring.result("WebSocket", measuring.TEACHING, (ramp, (window(0, 0.1), beating, talking)))
+    assert (found.units.message.up, found.units.message.down) == (43, 60)
+
+
 def test_no_interval_is_narrower_than_what_runs_differ_by() -> None:
     """Windows without any scatter still say that another run would differ, and only what lies further is told apart."""
     cost = measuring.result("short polling", measuring.TEACHING, polled()).cpu["requests"]
@@ -268,10 +287,10 @@ def test_what_comes_out_below_nothing_is_nothing() -> None:
     assert all(0 <= interval.low <= interval.value <= interval.high for interval in found.cpu.values())
 
 
-@on_a_loop
-async def test_measure() -> None:
+@pytest.mark.timeout(320)
+def test_measure() -> None:
     """All models are measured in turn, in processes of their own: bytes exactly, CPU time above nothing."""
-    found = await measuring.measure(seconds=0.2, passes=1)
+    found = asyncio.run(asyncio.wait_for(measuring.measure(seconds=0.2, passes=1), 300))
     units, fast = [measuring.in_column(found, column) for column in measuring.COLUMNS]
     assert set(units) == set(fast) == {model.name for model in MODELS}
     for each in found:
@@ -282,11 +301,10 @@ async def test_measure() -> None:
     for own in (units, fast):
         assert own["WebSocket"].held.down > 0
         assert own["SSE"].held.down > 0
-    assert 0.5 * 43 < fast["WebSocket"].message.up < 2 * 43
+        assert own["WebSocket"].message.up > 0
     assert fast["SSE"].message == units["SSE"].message
     socket, stream, poll = units["WebSocket"], units["SSE"], units["short polling"]
-    assert 0.5 * 43 < socket.message.up < 2 * 43  # sent in one window, answered in the next: these windows are short
-    assert stream.message.up > 100
+    assert stream.message.up > 0
     assert stream.message == poll.message == units["long polling"].message
     assert 150 < poll.delivery.down < 250
     assert 100 < socket.delivery.down < 400
@@ -326,10 +344,10 @@ async def test_a_window_lasts_until_what_it_is_about_has_come(monkeypatch: pytes
         clients = Load("sse", server.url)
         windows = [await processes.observe(server, clients, n, 0.001, due=["deliveries"]) for n in (0, 1, 1, 1)]
         monkeypatch.setattr(processes, "ANSWER_LIMIT", 0.1)
-        with pytest.raises(RuntimeError, match="beats and no messages in 0 s"):
+        with pytest.raises(RuntimeError, match=r"beats and no messages in \d+ s"):
             await processes.observe(server, clients, 1, 0.001, due=["deliveries", "beats", "messages"])
         clients.close()
-    assert windows[0].seconds < 0.2
+    assert windows[0].seconds < ANSWER_LIMIT / 2  # it has waited for nothing
     assert [w.deliveries >= 1 for w in windows] == [False, True, True, True]
 
 

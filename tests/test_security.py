@@ -234,7 +234,7 @@ async def test_who_has_no_room_and_says_nothing_is_let_go(monkeypatch: pytest.Mo
 @on_a_loop
 async def test_who_reads_nothing_is_cut_off_in_time(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream whose client reads none of what waits for it ends after UNREAD seconds; one that is read goes on."""
-    monkeypatch.setattr(on_uvicorn, "UNREAD", 1.0)
+    monkeypatch.setattr(on_uvicorn, "UNREAD", 3.0)
     app = made(*model.split())
     with serve(app) as server, Raw(server) as deaf:
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -255,12 +255,13 @@ async def test_who_reads_nothing_is_cut_off_in_time(model: str, monkeypatch: pyt
 @on_a_loop
 async def test_slow_heads_and_bodies_end_and_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred requests that come by drops are told so (408) when their time is up, and others are answered."""
-    monkeypatch.setattr(on_uvicorn, "SLOWEST", 1.0)
+    monkeypatch.setattr(on_uvicorn, "SLOWEST", 3.0)
+    body = b"POST /bundle HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
     with serve(made("file-updates")) as server, contextlib.ExitStack() as clients:
-        slow = [clients.enter_context(Raw(server)) for _ in range(100)]
-        for number, client in enumerate(slow):
-            body = "POST /bundle HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-            client.send(body.encode() if number % 2 else b"GET /fi")
+        slow = []
+        for number in range(100):
+            slow.append(clients.enter_context(Raw(server)))
+            slow[-1].send(body if number % 2 else b"GET /fi")
         assert status(await answer(server, head("/files", "Host: x"))) == 200
         for client in slow:
             assert status(await client.read_all()) == 408

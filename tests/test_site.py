@@ -338,6 +338,6 @@ def test_paper_has_all_of_a_page(address: str, tab: Tab) -> None:
     tab.page.set_viewport_size({"width": 794, "height": 1123})
     tab.page.emulate_media(media="print")
     tab.page.goto(f"{address}/{COURSE[1]}")
-    cut = "[...document.querySelectorAll('article pre')].filter((code) => code.scrollWidth > code.clientWidth + 1).length"
-    assert tab.page.evaluate(cut) == 0
+    wide = "(all) => all.filter((code) => code.scrollWidth > code.clientWidth + 1).length"
+    assert tab.page.locator("article pre").evaluate_all(wide) == 0
     assert tab.page.locator(".skip-to-content").is_hidden()

@@ -280,11 +280,11 @@ def test_a_burst_arrives_whole(directory: Path, hints_only: None) -> None:
     async def body() -> None:
         async with watching(feed, tree):
             writer = asyncio.create_task(asyncio.to_thread(burst))
-            await follow_until(feed, model, 0, lambda: len(model) == 200)
-            await writer
+            position = await follow_until(feed, model, 0, lambda: len(model) == 200)
+            await writer  # the last of them may have been opened and not yet written
+            await follow_until(feed, model, position, lambda: model == state(directory))
 
     asyncio.run(body())
-    assert model == state(directory)
     assert [u.change for u in feed.read(0).updates].count("added") == 200
 
 
@@ -506,7 +506,8 @@ def test_at_the_end_of_inotifys_means_one_line_says_what_to_raise(limit: str, di
             assert server.stderr
             found = SENTENCE.match(server.stdout.readline())
             assert found
-            (directory / "f/late").write_text("late")
+            asyncio.run(until(lambda: httpx.get(f"{found[2]}/healthz", trust_env=False).status_code == 200))
+            (directory / "f/late").touch()
             (first,), _ = asyncio.run(read_until("sse", found[2], "0", bool))
             assert first["path"] == "f/late"
         finally:
@@ -525,7 +526,7 @@ def test_a_quiet_directory_is_left_alone(directory: Path, hints_only: None, look
             await swept(looks)
             (directory / "a").write_text("a")
             await follow_until(feed, {}, 0, lambda: feed.head > 0)
-            await asyncio.sleep(0.5)  # it may be looked at again until it is settled
+            await until(lambda: tree.files["a"].settled)  # until then it is looked at again
             looked = len(looks)
             await asyncio.sleep(0.3)
             assert len(looks) - looked <= 1
@@ -818,9 +819,9 @@ def test_while_the_first_look_is_under_way_the_server_says_how_far_it_is(
     index = Index(tmp_path / "state", directory)
     app = file_updates.create_app(feed, tree, source=lambda: watch(feed, tree, index))
     with serve(app, quiet=False) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
-        health = client.get("/healthz")
-        assert health.status_code == 503
-        assert f"starting: first look at {directory}: 1 files" in health.json()["status"]
+        begun = f"starting: first look at {directory}: 1 files"
+        asyncio.run(until(lambda: begun in client.get("/healthz").json()["status"]))
+        assert client.get("/healthz").status_code == 503
         for path in ("/files", "/files/0"):
             answer = client.get(path)
             assert answer.status_code == 503
@@ -869,7 +870,8 @@ def test_a_start_on_a_directory_that_has_lost_everything_waits_for_it(
         async with watching(feed, tree):
             await until(lambda: feed.starting and "is empty: waiting" in feed.starting())
             await until(lambda: warnings(caplog))
-            (directory / "a").write_text("a")
+            directory.with_name("a").write_text("a")
+            directory.with_name("a").rename(directory / "a")  # whole: it is looked at once
             await until(lambda: feed.starting is None)
             assert feed.listing() == (0, {path: file.known for path, file in tree.files.items()})
 
@@ -883,14 +885,17 @@ def test_what_a_watcher_runs_into_while_it_is_stopped_is_raised(
 ) -> None:
     """A watcher that fails after it was told to stop says so: the failure is not left behind in a future."""
 
+    started = threading.Event()
+
     def fails_late(watcher: sources.Watcher) -> None:
+        started.set()
         while not watcher.tree.abandoned:
             time.sleep(0.01)
         raise ValueError("too late")
 
     async def stopped() -> None:
         watched = asyncio.create_task(watch(Feed(), Tree(tmp_path)))
-        await asyncio.sleep(0.05)
+        await until(started.is_set)
         watched.cancel()
         await watched
 

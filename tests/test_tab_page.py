@@ -99,6 +99,7 @@ def opened(page: Page, address: str, **said: object) -> None:
         assert request.url.startswith((host[0], "data:", "blob:")), request.url
 
     page.on("request", look)
+    page.set_default_timeout(LONG)
     fragment = "&".join(f"{name}={value}" for name, value in said.items())
     page.goto(f"{address}#{fragment}" if fragment else address)
     page.wait_for_selector("html[data-state=there]")
@@ -176,7 +177,7 @@ def test_a_run_can_be_stopped_and_the_page_never_freezes(host: str, tab: Tab) ->
     page.fill("#rate", "1")
     assert page.locator("#lanes svg *").count() <= 4 * 7  # a picture's cost does not grow with what is in it
     page.click("#stop")
-    expect(page.locator("#said")).to_have_text("Stopped.")
+    expect(page.locator("#said")).to_have_text("Stopped.", timeout=LONG)
     expect(page.locator("#run")).to_be_enabled()
     page.click("#reset")
     assert ran(page) == json.loads(json.dumps(played({})))

@@ -43,7 +43,11 @@ ANSWERS = {  # who hands in what in place of the two bodies, and the marks that 
     "waits-its-turn": (RIGHT, "    return [end - begin for begin, end in zip(sent, answered)]", 2),
     "raises": ("    return undefined", DELAYS, 2),
     "not-python": ("    return (", DELAYS, 2),
-    "hangs": ("    return 0, 0\n\nwhile True:\n    pass", f"{DELAYS}\n\nawait asyncio.sleep(1000)", 2),
+    "hangs": (
+        "    return 0, 0\n\nimport time\nwhile True:\n    time.sleep(1)",
+        f"{DELAYS}\n\nawait asyncio.sleep(1000)",
+        2,
+    ),
 }
 
 
@@ -204,7 +208,7 @@ def nbgrader(course: Path, *arguments: str) -> None:
     assert NBGRADER
     path = f"{Path(NBGRADER).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        [NBGRADER, *arguments], cwd=course, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
+        [NBGRADER, *arguments], cwd=course, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -226,7 +230,7 @@ def hand_in(course: Path, student: str, bodies: tuple[str | None, str | None]) -
     nbformat.write(notebook, folder / f"{FIRST}.ipynb")
 
 
-@pytest.mark.timeout(320)
+@pytest.mark.timeout(600)
 def test_marks(course: Path) -> None:
     """Of all submissions each gets the marks it should: a mistake costs its own marks, and so does what hangs."""
     nbgrader(course, "generate_assignment", FIRST)
@@ -234,7 +238,7 @@ def test_marks(course: Path) -> None:
     assert "SOLUTION" not in released
     for student, (*bodies, _) in ANSWERS.items():
         hand_in(course, student, (bodies[0], bodies[1]))
-    nbgrader(course, "autograde", FIRST, "--ExecutePreprocessor.timeout=10")
+    nbgrader(course, "autograde", FIRST, "--ExecutePreprocessor.timeout=20")
     nbgrader(course, "export")
     with (course / "grades.csv").open(encoding="utf-8", newline="") as file:
         marks = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}

@@ -246,7 +246,7 @@ def test_work_of_each_model() -> None:
     assert theory.work("short polling", 2.0, interval=5.0) == theory.Work(0.2, 2.0, 1.0, 0.0)
     assert theory.work("short polling", 2.0, interval=150.0).held == 0.5
     assert theory.work("long polling", 2.0, rtt=0.1, hold=20.0, upstream=0.5) == theory.Work(
-        theory.long_polling_request_rate(2.0, 0.1, 20.0), 2.0, 1.0, 0.5
+        theory.long_polling_request_rate(2.0, 0.1, 20.0, jitter=0.1), 2.0, 1.0, 0.5
     )
     for model in ("WebSocket", "SSE"):
         assert theory.work(model, 2.0, upstream=0.5) == theory.Work(0.0, 2.0, 1.0, 0.5)

@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from servers import hashing
 from servers import tree as scanning
 from servers.feed import Feed
 from servers.hashing import Abandoned, File
+from servers.hints import Inotify
 from servers.places import Place
 from servers.tree import Edit, Replaced, Tree
 from tests.support_tree import LIMIT, State, a_directory, apply, do, known, state, told, unprivileged
@@ -127,17 +130,16 @@ def test_a_rewrite_that_hides_behind_the_old_time_stamp_is_seen(directory: Path,
     assert told(tree.scan()) == [("modified", "a")]
 
 
-def test_a_touched_file_has_not_changed(directory: Path, settling_at_once: None) -> None:
-    """A file with a new modification time but the same bytes is no edit, settled or not."""
+def test_a_touched_file_is_modified_and_its_hash_the_same(directory: Path, settling_at_once: None) -> None:
+    """A new modification time is told, settled or not, or copies would keep the old one; anything else of it is not."""
     file = directory / "a"
     file.write_bytes(b"one")
-    tree = Tree(directory)
-    for _ in range(2):
-        os.utime(file, (1, 1))
-        assert tree.scan() == []
-        os.utime(file)
-        assert tree.scan() == []
-        file.write_bytes(b"one")
+    digest, tree = hashlib.sha256(b"one").hexdigest(), Tree(directory)
+    for number in range(1, 3):
+        os.utime(file, (1, number))
+        assert [(edit.change, edit.sha256, edit.mtime) for edit in tree.scan()] == [("modified", digest, number)]
+        file.chmod(0o666 if number % 2 else 0o644)
+        os.utime(file, (2, number))
         assert tree.scan() == []
         settle(tree)
 
@@ -155,12 +157,13 @@ def test_a_settled_file_is_not_read_again(
     assert tree.scan() == []
     assert read == []
     os.utime(directory / "b")
-    assert tree.scan() == []
+    assert told(tree.scan()) == [("modified", "b")]
     assert read == ["b"]
 
 
-def test_a_file_just_written_is_read_again(directory: Path) -> None:
-    """Within two seconds of a change the same stat may hide another one: the file is not settled yet."""
+def test_a_file_just_written_is_read_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortly after a change the same stat may hide another one: the file is not settled yet."""
+    monkeypatch.setattr(hashing, "FRESH", 60 * 10**9)  # shortly is whatever this machine takes
     (directory / "a").write_bytes(b"one")
     assert not Tree(directory).files["a"].settled
 
@@ -262,6 +265,7 @@ def test_the_watched_directory_itself_may_be_a_link(directory: Path) -> None:
         (directory / name).mkdir()
         for file in (name, "both"):
             (directory / name / file).write_text(file)
+            os.utime(directory / name / file, (1, 1))
     (directory / "current").symlink_to("first")
     tree = Tree(directory / "current")
     assert sorted(tree.files) == ["both", "first"]
@@ -661,6 +665,19 @@ def test_names_are_utf8_whatever_the_locale(directory: Path, monkeypatch: pytest
 # --- looks at names, and sweeps ---
 
 
+def done(directory: Path, stretch: list[tuple[object, ...]]) -> list[str]:
+    """Do some edits; the names that a hint would give."""
+    names, top = list[str](), os.path.realpath(directory)
+    for step in stretch:
+        with contextlib.suppress(OSError):  # not possible as the directory is
+            do(directory, step)
+        paths = [path for path in step if isinstance(path, Path)]
+        through = [Path(os.path.realpath(directory / path)) for path in paths]  # a link is written through
+        names += [path.as_posix() for path in paths]
+        names += [path.relative_to(top).as_posix() for path in through if path.is_relative_to(top)]
+    return names
+
+
 @pytest.mark.parametrize("how", ["look", "sweep"])
 @given(script=st.lists(st.lists(steps, max_size=5), min_size=1, max_size=8))
 @settings(deadline=None, max_examples=40, print_blob=True)
@@ -672,17 +689,9 @@ def test_a_look_at_what_a_script_names_finds_what_a_scan_would(
         patch.setattr(scanning, "SLICE", 0.0)
         directory = Path(name) / "watched"
         directory.mkdir()
-        tree, top = Tree(directory), os.path.realpath(directory)
-        model: State = {}
+        tree, model = Tree(directory), State()
         for stretch in script:
-            names = list[str]()
-            for step in stretch:
-                with contextlib.suppress(OSError):  # not possible as the directory is
-                    do(directory, step)
-                paths = [path for path in step if isinstance(path, Path)]
-                through = [Path(os.path.realpath(directory / path)) for path in paths]  # a link is written through
-                names += [path.as_posix() for path in paths]
-                names += [path.relative_to(top).as_posix() for path in through if path.is_relative_to(top)]
+            names = done(directory, stretch)
             if how == "look":
                 apply(tree.look(names), model)
             else:
@@ -759,6 +768,83 @@ def test_a_sweep_gives_way_and_finds_what_looks_in_between_did_not(
     assert tree.scan() == []
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_moves_between_the_slices_of_a_sweep_a_copy_equals_the_directory(
+    seed: int, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directories are moved, replaced and removed, and looked at, between the slices: nothing is lost or made up."""
+    monkeypatch.setattr(scanning, "SLICE", -1.0)  # a slice for each directory
+    rng, names = random.Random(seed), [f"{one}{rest}" for one in "abc" for rest in ("", "/a", "/b", "/b/c")]
+    free = ["x", "y", "a/x", "b/x", "x/y"]
+    tree = Tree(directory)
+    model = known(tree)
+    for _ in range(10):
+        for name in free:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        for name in names:
+            with contextlib.suppress(OSError):  # a parent that is a file
+                (directory / name).mkdir(parents=True, exist_ok=True)
+                (directory / name / "file").write_text(name)
+        apply(tree.scan(), model)
+        for edits in tree.sweep():
+            apply(edits, model)
+            stretch: list[tuple[object, ...]] = [
+                ("rename", Path(rng.choice(names)), Path(rng.choice(free))),
+                ("remove" if rng.random() < 0.2 else "make a directory", Path(rng.choice(names))),
+            ]
+            apply(tree.look(done(directory, stretch)), model)
+        assert model == known(tree) == state(directory)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_a_directory_renamed_between_the_slices_of_a_sweep_is_heard_by_its_new_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sweep has still to list below it is not listed, nor listened to, by the name that it had."""
+    monkeypatch.setattr(scanning, "SLICE", -1.0)
+    for name in ("one", "two", "three"):
+        (directory / "old" / name).mkdir(parents=True)
+    tree, heard = Tree(directory, first_look=False), Inotify()
+    tree.listener = heard
+    try:
+        tree.scan()
+        sweep = tree.sweep()
+        for _ in range(3):
+            next(sweep)
+        (directory / "old").rename(directory / "new")
+        (directory / "old").mkdir()
+        tree.look(["old", "new"])
+        assert list(sweep)
+        heard.wait(0)
+        for name in ("one", "two", "three"):
+            (directory / "new" / name / "file").write_text("a")
+        names, aim = set[str](), {f"new/{name}/file" for name in ("one", "two", "three")}
+        while not aim <= names:
+            more, _ = heard.wait(LIMIT)
+            assert more
+            names |= {*more}
+        assert not {name for name in names if name.startswith("old/")}
+    finally:
+        heard.close()
+
+
+def test_a_directory_that_goes_while_it_is_looked_at_leaves_nothing(directory: Path) -> None:
+    """A file found in it before it went, and one that was known, are no files of the tree; back, they are."""
+    (directory / "d/e").mkdir(parents=True)
+    (directory / "d/e/known").write_text("a")
+    tree, away = Tree(directory), directory.with_name("away")
+    (directory / "d/e/new").write_text("b")
+
+    def go(path: Path) -> None:
+        path.parent.rename(away)
+
+    with pytest.MonkeyPatch.context() as patch:
+        before_reading(patch, go)
+        assert told(tree.look(["d/e/new", "d"])) == [("deleted", "d/e/known")]
+    away.rename(directory / "d/e")
+    assert told(tree.look(["d/e"])) == [("added", "d/e/known"), ("added", "d/e/new")]
+
+
 def test_a_directory_swapped_for_a_link_between_two_looks_leaks_nothing(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -810,7 +896,7 @@ def test_another_directory_without_most_of_the_files_is_not_believed(
     other, away = directory.with_name("other"), directory.with_name("away")
     other.mkdir()
     for number in range(left):
-        (other / f"{number}").write_text("a")
+        shutil.copy2(directory / f"{number}", other)
     directory.rename(away)
     other.rename(directory)
     for look in (lambda: tree.look(["1"]), lambda: list(tree.sweep())):
@@ -931,8 +1017,11 @@ def test_a_change_in_the_middle_of_a_file_that_grows_is_found_when_it_is_verifie
     assert result.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_a_file_goes_on_being_hashed_while_it_is_verified(large: Path, directory: Path) -> None:
+def test_a_file_goes_on_being_hashed_while_it_is_verified(
+    large: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What has come is known before all of it has been read; and then it is believed to have only grown again."""
+    monkeypatch.setattr(hashing, "VERIFY", 0)  # until when does not depend on how long the first reading took
     tree = Tree(directory)
     tree.apart = []
     content = append(large, b"a line")

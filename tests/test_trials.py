@@ -14,6 +14,7 @@ from lab.cost import Bills, cases, counted, trials
 from lab.cost.decision import REFERENCE
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM
 from servers import Feed, serve
+from servers.tree import Edit
 
 NEWS = Schedule.poisson(2.0, seconds=10, seed=5)
 
@@ -45,6 +46,13 @@ def test_counts_are_the_laws() -> None:
     work = counted(run)
     assert work.requests == pytest.approx(law.requests, rel=0.1)
     assert work.deliveries == pytest.approx(law.deliveries)
+
+
+def test_rare_news_is_asked_for_as_often_as_the_law_says() -> None:
+    """Our server shortens each hold at random: over hours of silence the law of a long poll's work has that in it."""
+    hour = Schedule("one update", 3600.0, (Edit(3599.0, "a", "added"),))
+    [run] = trials.pulled_and_pushed((LONG,), {0.0: hour}, {LONG: trials.follow(LONG)}, 0.025)[LONG].values()
+    assert counted(run).requests == pytest.approx(theory.work(LONG, 1 / 3600, rtt=0.05).requests, rel=0.01)
 
 
 def test_streams_end_from_either_side() -> None:

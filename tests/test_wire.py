@@ -278,7 +278,7 @@ def test_a_reset_passes_after_the_data_before_it(way: Way) -> None:
     with linked(delay=0.05) as link:
         sender, receiver = link.towards(way)
         sender.sendall(b"last words")
-        until(lambda: held(link.wire, way) == 10)
+        until(lambda: held(link.wire, way) + link.wire.bytes[way] == 10)  # the wire has them, and may be done with them
         reset(sender)
         assert read_to_the_end(receiver) == (b"last words", True)
         assert events(link.wire) == [(1, way, "RST")]
@@ -355,13 +355,17 @@ def round_trip(link: Link) -> tuple[float, float]:
 
 
 def test_the_delay_is_added_once_each_way() -> None:
-    """No byte takes less than the delay, and of several the fastest takes less than twice as long."""
+    """No byte takes less than the delay, and on a machine that has a moment for it none takes twice as long."""
+
+    def once() -> bool:
+        times = round_trip(link)
+        assert min(times) >= 0.08
+        return max(times) < 0.16
+
     with linked(delay=0.08) as link:
-        trips = [round_trip(link) for _ in range(6)]
-        for times in zip(*trips, strict=True):
-            assert 0.08 <= min(times) < 0.16
+        until(once)
         link.wire.delay = 0.0
-        assert min(sum(round_trip(link)) for _ in range(20)) < 0.08
+        until(lambda: sum(round_trip(link)) < 0.08)
 
 
 def test_delayed_data_is_in_flight_together() -> None:
@@ -379,12 +383,15 @@ def test_jitter_is_the_same_for_the_same_seed() -> None:
     """The n-th read of a connection is late by the n-th draw of its seed, its number and its direction."""
     with linked(delay=0.01, jitter=0.05, seed=7) as link:
         draws = {way: random.Random(f"7 1 {way}") for way in ("up", "down")}
-        excess = []
-        for _ in range(8):
+        excess: list[float] = []
+
+        def more() -> int:
             for way, taken in zip(("up", "down"), round_trip(link), strict=True):
                 excess.append(taken - 0.01 - draws[way].uniform(0, 0.05))
+            return sum(each < 0.02 for each in excess)
+
+        until(lambda: more() >= 8)  # whatever else the machine has to do
         assert min(excess) >= 0
-        assert min(excess) < 0.02
 
 
 @BOTH
@@ -405,19 +412,19 @@ def test_jitter_keeps_the_order(way: Way) -> None:
 def test_the_rate_is_kept_and_spread_over_the_data() -> None:
     """At r bytes per second n bytes take n / r; the first of them arrive long before the last."""
     size, rate = 100_000, 400_000.0
+
+    def once() -> bool:
+        start = time.perf_counter()
+        link.server.sendall(bytes(size))
+        read(link.client, 1000)
+        first = time.perf_counter() - start
+        read(link.client, size - 1000)
+        last = time.perf_counter() - start
+        assert last >= size / rate
+        return last - first >= 0.3 * size / rate and last < 2 * size / rate
+
     with linked(rate=rate) as link:
-        fastest = math.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            link.server.sendall(bytes(size))
-            read(link.client, 1000)
-            first = time.perf_counter() - start
-            read(link.client, size - 1000)
-            last = time.perf_counter() - start
-            assert last >= size / rate
-            assert last - first >= 0.3 * size / rate
-            fastest = min(fastest, last)
-        assert fastest < 2 * size / rate
+        until(once)  # a busy machine is late now and then, not always
 
 
 # --- cuts ---
@@ -425,7 +432,7 @@ def test_the_rate_is_kept_and_spread_over_the_data() -> None:
 
 def test_a_cut_resets_every_connection_at_both_ends() -> None:
     """After a cut both ends of every connection are reset, what was in flight is lost, new connections work."""
-    with linked(delay=0.2) as link, ExitStack() as stack:
+    with linked(delay=60) as link, ExitStack() as stack:
         pairs = [(link.client, link.server)] + [link.another() for _ in range(4)]
         for client, server in pairs[1:]:
             stack.enter_context(client)
@@ -522,6 +529,7 @@ def test_a_black_hole_holds_everything_back_until_it_is_healed(ways: tuple[Way, 
             sender.sendall(b"1")
             if way in holes:
                 assert silent(receiver)
+                until(partial(holds, link.wire, way, ["DATA"]))  # or both could be read at once
                 sender.sendall(b"2")
                 sender.shutdown(socket.SHUT_WR)
             else:
@@ -544,7 +552,7 @@ def holds(wire: Wire, way: Way, kinds: list[str]) -> bool:
 
 def test_healing_does_not_hold_up_what_was_never_late() -> None:
     """Data that comes due only after the heal keeps its time, and without a black hole `heal()` changes nothing."""
-    with linked(delay=0.3) as link:
+    with linked(delay=3) as link:
         start = time.perf_counter()
         link.client.sendall(b"x")
         until(lambda: held(link.wire, "up") == 1)
@@ -555,7 +563,7 @@ def test_healing_does_not_hold_up_what_was_never_late() -> None:
         (flight,) = next(iter(link.wire._ends())).flight
         assert flight == (due, "DATA", b"x")
         read(link.server, 1)
-        assert time.perf_counter() - start >= 0.3
+        assert time.perf_counter() - start >= 3
 
 
 def test_a_reset_is_lost_in_a_black_hole_too() -> None:
@@ -626,8 +634,8 @@ def test_a_new_connection_is_stalled_and_black_holed_like_the_others() -> None:
             server.sendall(b"b")
             assert silent(server)
             assert silent(client)
+            until(lambda: held(link.wire, "down") == 1)
             assert held(link.wire, "up") == 0
-            assert held(link.wire, "down") == 1
             link.wire.resume()
             link.wire.heal()
             assert read(server, 1) == b"a"
@@ -651,7 +659,7 @@ def test_stop_is_quick_with_a_hundred_connections_and_leaves_nothing() -> None:
     """After `stop()` both ends of every connection are closed, no thread or file descriptor of the wire is left."""
     with listening() as listener, ExitStack() as stack:
         threads, files = threading.active_count(), descriptors()
-        wire = Wire(f"http://localhost:{listener.getsockname()[1]}", delay=0.5)
+        wire = Wire(f"http://localhost:{listener.getsockname()[1]}", delay=60)
         pairs = []
         for _ in range(100):
             client = stack.enter_context(dial(wire))
@@ -661,7 +669,7 @@ def test_stop_is_quick_with_a_hundred_connections_and_leaves_nothing() -> None:
         assert descriptors() > files + 400
         start = time.perf_counter()
         wire.stop()
-        assert time.perf_counter() - start < 1
+        assert time.perf_counter() - start < 5  # of a minute and more
         assert descriptors() == files + 200
         assert threading.active_count() == threads
         for client, server in pairs:
@@ -708,7 +716,7 @@ def test_stop_does_not_wait_for_a_target_that_does_not_answer() -> None:
     with connecting() as (wire, client, _):
         start = time.perf_counter()
         wire.stop()
-        assert time.perf_counter() - start < 1
+        assert time.perf_counter() - start < 5  # of a minute and more
         assert read_to_the_end(client)[0] == b""
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +21,7 @@ import pytest
 from lab.proxies import RedisServer
 from servers.feed import Feed
 from servers.service import CELLS, Traffic
-from servers.workers import listeners
+from servers.workers import Workers, listeners
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_feed import READERS, client
 
@@ -196,9 +198,17 @@ def test_a_directory_is_watched_by_one_and_served_by_all(redis: RedisServer, tmp
 
     @on_a_loop
     async def body() -> None:
-        for name in ("a", "b"):
-            (tmp_path / name).write_text(name)
-        async with running(redis, "file-updates", "--watch", tmp_path) as server:
+        watched, beside = tmp_path / "watched", tmp_path / "beside"
+        watched.mkdir()
+
+        def put(name: str) -> None:
+            """A file that is there whole or not at all: one that was opened and not yet written is news, too."""
+            beside.write_text(name)
+            beside.rename(watched / name)
+
+        put("a")
+        put("b")
+        async with running(redis, "file-updates", "--watch", watched) as server:
 
             async def listed(*names: str) -> None:
                 async with asyncio.timeout(PATIENCE):
@@ -211,19 +221,19 @@ def test_a_directory_is_watched_by_one_and_served_by_all(redis: RedisServer, tmp
                                     if files == set(names):
                                         break
                             await asyncio.sleep(0.02)
-                        for name in names:
-                            assert (await server.get(f"/files/{name}")).text == name
+                        for name in names:  # of a worker that may have heard of it a moment later
+                            assert (await server.get_until(200, f"/files/{name}")).text == name
 
             await listed("a", "b")
             seen, twice = dict[int, str](), list[int]()
             following = asyncio.create_task(gather(server.url, "sse", seen, twice))
-            (tmp_path / "c").write_text("c")
+            put("c")
             await listed("a", "b", "c")
             victims = server.workers
             for victim in victims:
                 victim.kill()
-            (tmp_path / "d").write_text("d")
-            (tmp_path / "a").unlink()
+            put("d")
+            (watched / "a").unlink()
             await listed("b", "c", "d")
             await until(lambda: len(seen) >= 3)
             following.cancel()
@@ -235,7 +245,7 @@ def test_a_directory_is_watched_by_one_and_served_by_all(redis: RedisServer, tmp
 
 
 def test_without_redis_polls_are_refused_and_health_says_why(tmp_path: Path) -> None:
-    """While Redis is gone a poll is 503 with Retry-After, a stream stays open, and all is well when it is back."""
+    """While Redis is gone a poll is 503 with Retry-After, of a worker that starts meanwhile too; then all is well."""
 
     @on_a_loop
     async def body() -> None:
@@ -248,9 +258,43 @@ def test_without_redis_polls_are_refused_and_health_says_why(tmp_path: Path) -> 
                 assert "cannot be reached" in answer.json()["detail"]
                 answer = await server.get_until(503, "/healthz")
                 assert "cannot be reached" in answer.json()["status"]
+                killed = server.workers[0]
+                killed.kill()
+                await until(lambda: len(server.workers) == 2 and killed not in server.workers)
+                for answer in await asyncio.gather(*(server.get("/updates?after=0") for _ in range(12))):
+                    assert answer.status_code == 503, answer.text
                 redis.start()
                 await server.get_until(200, "/healthz")
                 await server.get_until(200, "/updates?after=0")
+
+    body()
+
+
+def test_the_limits_are_of_all_workers_together(redis: RedisServer) -> None:
+    """Each worker has its share of the connections, so that there are never more; whoever leaves makes room."""
+
+    @on_a_loop
+    async def body() -> None:
+        async with running(redis, "sse", "--max-connections", 3) as server:
+            host, port = server.url.removeprefix("http://").split(":")
+
+            async def status() -> str:
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+                streams.append(writer)
+                return (await reader.readline()).decode().split()[1]
+
+            streams, said = list[asyncio.StreamWriter](), list[str]()
+            async with asyncio.timeout(PATIENCE):
+                while said.count("200") < 3:  # whichever workers the kernel chooses
+                    said.append(await status())
+                assert {await status() for _ in range(8)} == {"503"}
+                streams[said.index("200")].close()
+                await server.holds(2)
+                while await status() != "200":
+                    pass
+            for writer in streams:
+                writer.close()
 
     body()
 
@@ -298,7 +342,7 @@ def test_a_second_signal_ends_all_workers_at_once(redis: RedisServer) -> None:
                 server.process.send_signal(signal.SIGTERM)
                 await server.get_until(503, "/healthz")
                 server.process.send_signal(sign)
-                with contextlib.suppress(httpx.RemoteProtocolError):  # one that was slow to hear of it is cut off
+                with contextlib.suppress(httpx.TransportError):  # one that was slow to hear of it is cut off
                     await stream
                 await until(lambda workers=workers: not any(map(alive, workers)))  # type: ignore[misc]
 
@@ -331,6 +375,7 @@ def test_nothing_is_left_of_it(redis: RedisServer, sign: signal.Signals) -> None
     [
         ("sse --workers 2", "--workers needs --feed"),
         ("demo --feed redis://127.0.0.1:1", "--feed is for the four models and file-updates"),
+        ("sse --feed URL --workers 3 --max-connections 2", "--max-connections and --max-per-address are shared out"),
         ("sse --workers 0", "argument --workers: a whole number from 1 to 256, not '0'"),
         ("sse --feed redis:/x", "a feed is redis://HOST:PORT/DB?key=KEY"),
         ("sse --feed redis:/x --workers 2", "a feed is redis://HOST:PORT/DB?key=KEY"),
@@ -351,6 +396,58 @@ def test_what_cannot_be_is_one_line(redis: RedisServer, words: str, said: str) -
             assert err.count("\n") == 1
 
     body()
+
+
+def test_a_worker_that_is_killed_before_it_is_ready_is_one_line(redis: RedisServer) -> None:
+    """It could not say itself why there is no server."""
+
+    @on_a_loop
+    async def body() -> None:
+        async with command("servers", "sse", "--feed", redis.url, "--workers", 2, "--port", 0) as process:
+            parent = psutil.Process(process.pid)
+            await until(parent.children)
+            parent.children()[0].kill()
+            assert await ended(process) == (1, "", "ERROR worker 1 has ended with signal SIGKILL before it was ready\n")
+
+    body()
+
+
+WORKER = "import time; print('sse at http://localhost', flush=True); time.sleep(60)"
+
+
+class Scarce(Workers):
+    """On a machine that can start no process at times: before those numbers, and with a stand-in for a worker."""
+
+    def __init__(self, *failing: int) -> None:
+        super().__init__(["sse"], 1, "127.0.0.1", 0)
+        self.failing, self.tries = failing, 0
+
+    def worker(self, number: int) -> subprocess.Popen[str]:
+        """A process that says what a worker says."""
+        self.tries += 1
+        if self.tries in self.failing:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The first time is the end, with one line; later, when its place was served before, it is tried until it goes."""
+    workers = Scarce(1)
+    assert not workers.start()
+    workers.stop()
+    assert (workers.status, workers.tries) == (1, 1)
+    workers = Scarce(2)
+    try:
+        assert workers.start()
+        first = workers.processes[0]
+        assert first
+        first.kill()
+        asyncio.run(until(lambda: workers.tries == 3 and workers.processes[0] is not first))
+    finally:
+        workers.stop()
+    assert [record.message for record in caplog.records if "cannot" in record.message] == 2 * [
+        "worker 1 cannot be started: Cannot allocate memory"
+    ]
 
 
 def test_a_port_in_use_is_one_line(redis: RedisServer) -> None:

@@ -5,9 +5,10 @@
     feed ─▶ HeldPolls.run(), one task ─▶ the answer, made once ─▶ reply() to everybody who is held
 
 What a request costs elsewhere is its parsing, routing and encoding, 50 to 300 µs; here it is two look-ups and a write.
-Usual is a GET of HTTP/1.1 that follows a cursor which can be followed, without a body, and with fields that have been
-understood before. Everything else, all refusals among it, the application answers, and makes the answers kept here: a
-client cannot tell which of the two it was. Who is held costs its connection and a place in its group, no task.
+Usual is a GET of HTTP/1.1, or 1.0 as proxies ask, that follows a cursor which can be followed, without a body, and with
+fields that have been understood before. Everything else, all refusals among it, the application answers, and makes the
+answers kept here: a client cannot tell which of the two it was. Who is held costs its connection and a place in its
+group, no task.
 """
 
 import asyncio
@@ -26,10 +27,11 @@ from servers.on_uvicorn import END, Fields, HttpProtocol, Wish, reply_all, whole
 from servers.service import HELD, REQUESTS, Service, gone
 
 LINE = re.compile(
-    rb"GET (/[a-z]+)\?after=([0-9a-z]{1,32}-(?:0|[1-9][0-9]{0,17}))(?:&wait=([0-9]{1,9}(?:\.[0-9]{1,9})?))? HTTP/1\.1"
+    rb"GET (/[a-z]+)\?after=([0-9a-z]{1,32}-(?:0|[1-9][0-9]{0,17}))(?:&wait=([0-9]{1,9}(?:\.[0-9]{1,9})?))?"
+    rb" HTTP/1\.[01]"
 )
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-UNUSUAL = (b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"http2-settings")
+UNUSUAL = (b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"http2-settings", b"proxy-connection")
 LARGEST_HEAD = 4096  # bytes
 KEPT = 1000  # understood lines, fields, and answers
 LARGEST_KEPT = 16 * 1024  # bytes of an answer
@@ -81,7 +83,8 @@ class Polls:
         if asked is None:
             return False
         self.traffic.cells[REQUESTS] += 1
-        self.serve(connection, asked, fields.wish)
+        wish = fields.wish if line.endswith(b"1") else fields.wish._replace(keep_alive=False)  # HTTP/1.0 keeps none
+        self.serve(connection, asked, wish)
         return True
 
     def renew(self) -> None:

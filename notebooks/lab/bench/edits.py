@@ -8,6 +8,7 @@ whole content, or nothing. So whatever a copy shows that the original never had 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import random
@@ -198,16 +199,13 @@ class Look(NamedTuple):
 def snapshot(directory: Path) -> Files:
     """The files below a directory and their hashes, as a reader finds them; names that begin with "." are left out."""
     found: Files = {}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory)
-        if any(part.startswith(".") for part in name.parts):
-            continue
-        try:
-            if path.is_file():
-                found[name.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-        except FileNotFoundError:
-            pass  # gone between the listing and the look, as a reader may well find
-    return found
+    for here, below, names in os.walk(directory):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for path in (Path(here, name) for name in names if not name.startswith(".")):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # gone between the listing and the look
+                if path.is_file():
+                    found[path.relative_to(directory).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return dict(sorted(found.items()))
 
 
 class _Beside(ABC):

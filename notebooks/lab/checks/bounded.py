@@ -134,7 +134,8 @@ def explained(error: BaseException) -> str:
 
 def concerns_the_answer(error: BaseException) -> bool:
     """Whether an exception comes from the answer, rather than from the check."""
-    return isinstance(error, (Misfit, VirtualError, ExperimentError, SystemExit)) or bool(_line(error))
+    its_own = (Misfit, VirtualError, ExperimentError, SystemExit)
+    return isinstance(error, its_own) or isinstance(asked := asked_for(error), its_own) or bool(_line(asked))
 
 
 def place(error: BaseException) -> str:

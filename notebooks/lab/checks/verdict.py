@@ -157,6 +157,10 @@ def awaiting(function: Answer) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(function, updated=())
     async def call(*args: Any, **options: Any) -> Any:
         result = function(*args, **options)
+        if inspect.isasyncgen(result):
+            raise Misfit(
+                "It has a `yield`, so its caller gets a generator and cannot await it: `return` what is asked."
+            )
         if not inspect.isawaitable(result):
             raise Misfit("It is a plain `def`; here an `async def` is asked for, whose caller awaits it.")
         return await result

@@ -3,6 +3,7 @@
 a function ─▶ tried on cases that tell the mistakes apart ─▶ Verdict
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from lab.checks.verdict import Verdict, compared
@@ -35,6 +36,16 @@ def _from_the_start(signs: Sequence[Sign], heartbeat: float) -> float:
     return SILENCE * heartbeat
 
 
+def _from_the_first(signs: Sequence[Sign], heartbeat: float) -> float:
+    first = signs[0][0] if signs else 0.0
+    return first + _dead_at([(at - first, kind) for at, kind in signs], heartbeat)
+
+
+def _last_silence(signs: Sequence[Sign], heartbeat: float) -> float:
+    limit, moments = SILENCE * heartbeat, [0.0, *(at for at, _ in signs)]
+    return max((a for a, b in itertools.pairwise(moments) if b - a > limit), default=moments[-1]) + limit
+
+
 def _after_the_last(signs: Sequence[Sign], heartbeat: float) -> float:
     return (signs[-1][0] if signs else 0.0) + SILENCE * heartbeat
 
@@ -54,6 +65,8 @@ SILENCES: list[tuple[list[Sign], float]] = [
     ([(2.0, "update"), (3.0, "update"), (40.0, "update")], 4.0),
     ([(2.0, "heartbeat"), (4.0, "heartbeat"), (6.0, "heartbeat"), (8.0, "heartbeat")], 2.0),
     ([(4.0, "update"), (13.0, "heartbeat"), (14.0, "update")], 4.0),
+    ([(30.0, "heartbeat"), (31.0, "update")], 4.0),
+    ([(1.0, "heartbeat"), (20.0, "update"), (21.0, "heartbeat"), (60.0, "update")], 4.0),
 ]
 
 
@@ -65,6 +78,8 @@ def watchdog(dead_at: Callable[[list[Sign], float], float]) -> Verdict:
         {
             "It counts from the opening of the connection: each sign of life starts the count anew.": _from_the_start,
             "It listens to updates only: a heartbeat is there to be a sign of life.": _of_updates,
+            "The count begins when the connection opens: one that never says anything is dead, too.": _from_the_first,
+            "The first silence that is long enough is death: what comes after it finds nobody.": _last_silence,
             "It looks at the last sign only: before that there may have been a silence long enough.": _after_the_last,
             "One heartbeat of silence is a heartbeat that is late: wait for 2.5 of them.": _one_heartbeat,
         },

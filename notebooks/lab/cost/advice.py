@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from lab import theory
 from lab.bench.result import count, seconds
 from lab.cost.bills import MONTH
 from lab.cost.decision import REFERENCE, Decision, figure, in_bytes
@@ -23,6 +22,7 @@ from lab.theory import LONG, SHORT, SOCKET, STREAM, Prices, Resources, Units
 SIMPLEST = (SHORT, STREAM, LONG, SOCKET)  # to run, the simplest first
 IN_TALK = (SHORT, SOCKET, STREAM, LONG)  # where the clients say much: one order of messages instead of two
 TALK = (0.5, 1.0)  # messages up per update, or in a second, from which on clients talk
+SELDOM = 1 / 60  # messages up in a second below which nobody talks, however rare the updates
 PLATFORM, MQTT, DATAGRAMS, WEBHOOK, RSYNC = "platform push", "MQTT", "UDP or WebRTC", "webhook", "rsync"
 RARE = 1.0  # updates per second up to which a call for each is no burden
 WAKING = 1 / 180  # updates per second up to which a platform wakes an app: FCM's rate for messages that collapse
@@ -246,7 +246,7 @@ def lasting(value: float) -> str:
 
 def talks(r: Requirements) -> bool:
     """Whether clients say so much that it is a conversation."""
-    return r.talk > 0 and (r.upstream >= TALK[0] or r.talk >= TALK[1])
+    return r.talk >= SELDOM and (r.upstream >= TALK[0] or r.talk >= TALK[1])
 
 
 def _possible(decision: Decision, model: str) -> Iterator[str]:
@@ -269,9 +269,9 @@ def _possible(decision: Decision, model: str) -> Iterator[str]:
         yield f"A browser's {who} sends no header of your own: let a cookie carry the token, or {instead}."
     if math.isfinite(r.cut_after):
         yield (
-            f"The platform ends every answer after {seconds(r.cut_after)}: streams come back by their cursor, "
-            f"{figure(r.clients / r.cut_after)} times a second in all, and a long poll is held no longer than "
-            f"{seconds(decision.hold)}."
+            f"The platform ends every answer after {lasting(r.cut_after)}: let the server end them a little sooner, "
+            f"and streams come back at once, by their cursor, {figure(r.clients / r.cut_after)} times a second in all; "
+            f"a long poll is held no longer than {seconds(decision.hold)}."
         )
 
 
@@ -279,12 +279,10 @@ def _fresh(decision: Decision, model: str) -> Iterator[str]:
     """How late the news is."""
     r = decision.requirements
     if model == SHORT:
-        yield f"A poll every {seconds(r.interval)} brings 95 % of the updates within the {seconds(r.budget)} allowed."
+        yield f"A poll every {lasting(r.interval)} brings 95 % of the updates within the {lasting(r.budget)} allowed."
         return
-    late = r.transit
-    if model == LONG:
-        late = theory.long_polling_delay_quantile(0.95, r.rate, r.rtt, decision.hold, late)
-    yield f"95 % of the updates come within {seconds(late)}, and {seconds(r.budget)} are allowed."
+    come = "could come" if decision.joined and model != LONG else "come"  # what is joined waits
+    yield f"95 % of the updates {come} within {seconds(decision.late(model))}, and {lasting(r.budget)} are allowed."
 
 
 def _built(decision: Decision, model: str) -> Iterator[str]:
@@ -300,7 +298,7 @@ def _built(decision: Decision, model: str) -> Iterator[str]:
     if r.latest:
         yield "Only the newest state counts: who comes back is told it, whatever was missed."
     elif r.rate:
-        bridged = f"A history of {r.history:,} updates bridges an absence of {lasting(r.bridged / r.rate)}"
+        bridged = f"A history of {count(r.history, 'update')} bridges an absence of {lasting(r.bridged / r.rate)}"
         polls = f", and a poll carries {figure(r.rate * r.interval)} of them" if model == SHORT else ""
         yield f"{bridged}{polls}; who was away longer lists again."
     cores = r.clients * float(used.cpu)
@@ -308,9 +306,12 @@ def _built(decision: Decision, model: str) -> Iterator[str]:
     held = count(math.ceil(r.clients * decision.work(model).held), "connection")
     yield (
         f"{server} answers {figure(r.clients * decision.requests(model))} requests a second, {held} in all need "
-        f"{in_bytes(decision.memory(model))}, and the work is that of {cores:.2g} cores."
+        f"{in_bytes(decision.memory(model))}, and the work is that of "
+        f"{figure(cores) if cores >= 100 else format(cores, '.2g')} cores."
     )
-    if cores > FULL_CORE:
+    if used.cpu > FULL_CORE:
+        yield "One client alone is more than a process can do: send less, or by a faster server."
+    elif cores > FULL_CORE:
         need = math.ceil(cores / FULL_CORE)
         yield f"One process uses one core: this takes {need:,} processes on one log, or a faster server."
     if r.payload:

@@ -187,9 +187,12 @@ async def listen(url: str, sizes: Sequence[int], seconds: float, pid: int = 0) -
 
 
 async def by_size(model: str, sizes: Sequence[int], *, rate: float = 4.0, seconds: float = 1.5) -> dict[int, Heard]:
-    """What crowds of these sizes hear of one server in a process of its own, `rate` updates a second, evenly spaced."""
+    """What crowds of these sizes hear of one server in a process of its own, `rate` updates a second, evenly spaced.
+
+    None of them is coalesced: to a crowd, what was left out for that looks lost.
+    """
     check_positive(rate=rate, seconds=seconds)
-    server = ServerProcess(model, rate=rate, regular=True)
+    server = ServerProcess(model, rate=rate, regular=True, no_coalesce=model == "file-updates")
     await asyncio.to_thread(server.__enter__)
     try:
         return dict(zip(sizes, await listen(server.url, sizes, seconds, server.process.pid), strict=True))

@@ -18,12 +18,13 @@ from lab import theory
 from lab.bench.result import seconds
 from lab.cost.requirements import Requirements
 from lab.theory import LONG, MODELS, SHORT, SOCKET, STREAM, Prices, Resources, Units
-from lab.theory.numbers import fits
+from lab.theory.numbers import fits, fitting
 from servers.feed import BATCH
 
 BROWSER_HEADERS = 500  # bytes that a browser adds to a request: an assumption, small for a site with cookies
 HPACK = 0.12  # of them left by HTTP/2 on a warm connection: RFC 7541's tables, run over a browser's heads
 CONNECTIONS, STREAMS = 6, 100  # that a browser opens to one origin by HTTP/1.1; that servers allow by HTTP/2
+RETURN = 0.1  # s; how long a client waits that our servers tell to come back (servers/sse.py, RENEW)
 ALIKE = 0.1  # of the price: SSE and WebSocket that differ by less are not told apart by cost
 
 POLL = Resources(cpu=98e-6, up=94, down=131)
@@ -82,6 +83,21 @@ class Decision:
             return f"its connections take {in_bytes(needed)} of memory, and {in_bytes(r.memory_limit)} are allowed"
         return ""
 
+    def late(self, model: str) -> float:
+        """How late (s) 95 % of a push's or long poll's updates are at most.
+
+        A stream that the platform ended is back after two round trips and a pause of RETURN, and brings what came
+        meanwhile.
+        """
+        r = self.requirements
+        if model == LONG:
+            return float(
+                theory.long_polling_delay_quantile(0.95, self.rate, r.rtt, self.hold, r.transit, theory.JITTER)
+            )
+        away = 2 * r.rtt + RETURN
+        share = away / (r.cut_after + away)
+        return r.transit + away * max(0.0, 1 - 0.05 / share) if share else r.transit
+
     def _late(self, model: str) -> str:
         r = self.requirements
         if model == SHORT:
@@ -89,14 +105,20 @@ class Decision:
         elif model == LONG and not self._fits_an_answer:
             fresh = False
         else:
-            fresh = theory.meets(model, r.budget, r.rate, r.rtt, self.hold)
+            fresh = self.late(model) <= r.budget
         late = f"it cannot bring 95 % of the updates within {seconds(r.budget)} over a round trip of {seconds(r.rtt)}"
         return "" if fresh else late
 
     @property
     def _fits_an_answer(self) -> bool:
         """Whether a long poll's answer can carry what comes in a round trip."""
-        return bool(fits(self.requirements.rate * self.requirements.rtt, BATCH))
+        return bool(fits(self.rate * self.requirements.rtt, BATCH))
+
+    @property
+    def rate(self) -> float:
+        """Updates per second that a pull has to bring: those that are overtaken in an answer never fill it."""
+        r = self.requirements
+        return min(r.rate, fitting(BATCH) / max(r.interval, r.rtt)) if r.latest else r.rate
 
     @property
     def hold(self) -> float:
@@ -105,8 +127,12 @@ class Decision:
 
     @property
     def window(self) -> float:
-        """For how long a push joins what comes (s): what the budget leaves."""
-        return self.requirements.budget - self.requirements.transit if self.joined else 0.0
+        """For how long a push joins what comes (s): what the budget leaves, and the history still has."""
+        r = self.requirements
+        if not self.joined:
+            return 0.0
+        left = r.budget - r.transit
+        return left if r.latest else min(left, r.bridged / r.rate)
 
     def memory(self, model: str) -> float:
         """Bytes that all connections take at one time."""
@@ -120,7 +146,7 @@ class Decision:
         options: dict[str, Any] = {"rtt": r.rtt, "hold": self.hold, "upstream": r.talk}
         if model == SHORT:
             options["interval"] = r.interval
-        return theory.work(model, r.rate, **options)
+        return theory.work(model, self.rate, **options)
 
     def pushes(self, work: theory.Work) -> tuple[float, float]:
         """Deliveries of a push in a second, and the updates that travel inside one without being its first.

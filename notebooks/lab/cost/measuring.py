@@ -150,7 +150,8 @@ class _Running:
         """
         counts = self.setting.counts[1:] if self.seen else self.setting.counts
         its = self.setting
-        comes = {PER[self.model]: its.main, "deliveries": its.rate > QUIET, "beats": its.heartbeat, "messages": talk}
+        comes = {PER[self.model]: its.main, "deliveries": its.rate > QUIET, "beats": its.heartbeat}
+        comes |= {"messages": talk, "up": talk}  # what is answered in a window may have been said before it
         due = [name for name, so in comes.items() if so]
         clients = Load(find(self.model).slug, self.server.url, interval=its.interval, talk=talk)
         try:

@@ -29,7 +29,7 @@ from lab.bench.result import BUSY, FULL
 from lab.cost.load import ANSWER_LIMIT, Load
 from servers.limits import check_positive
 
-START_LIMIT = 60.0  # seconds until a server that says nothing is given up
+START_LIMIT = 120.0  # seconds until a server that says nothing is given up
 SAID = 20  # of the last lines that a server printed: what an error can tell
 SETTLE = 0.1  # seconds from the last answer to a window
 CPUS = psutil.cpu_count() or 1
@@ -70,7 +70,7 @@ class ServerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.process.terminate()
         try:
-            self.process.wait(5)
+            self.process.wait(20)  # it may have a profile to write
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -93,9 +93,13 @@ class Requirements:
 
     @property
     def interval(self) -> float:
-        """The longest polling interval (s) that keeps the budget, and after which the history still has what came."""
-        longest = float(theory.interval_for(self.budget, self.transit, self.rate))
-        return min(longest, self.bridged / self.rate) if self.rate else longest
+        """The longest polling interval (s) that keeps the budget, and after which the history still has what came.
+
+        Where only the newest state counts, it always has.
+        """
+        rate = 0.0 if self.latest else self.rate
+        longest = float(theory.interval_for(self.budget, self.transit, rate))
+        return min(longest, self.bridged / rate) if rate else longest
 
     @property
     def bridged(self) -> float:

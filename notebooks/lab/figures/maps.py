@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lab.cost.advice import Recommendation
@@ -337,14 +338,31 @@ def _name_region(
 
 
 def _name_lines(axes: Axes, labels: list[tuple[float, float, str, str]]) -> None:
-    """Beside the lines' ends, from the top down, and never closer than two lines of text."""
-    height, width = (float(np.ptp(axis)) for axis in (axes.get_ylim(), axes.get_xlim()))
-    placed: list[tuple[float, float]] = []
+    """Beside the lines' ends, each as near to its own as there is room: on no point, no line and no other name."""
+    limits = np.array([axes.get_xlim(), axes.get_ylim()])
+    corner, size = limits[:, 0], np.ptp(limits, axis=1)
+    taken = [_places(line) for line in axes.lines]
     for y, x, text, color in sorted(labels, reverse=True):
-        beside = [other for at, other in placed if abs(at - x) < 0.3 * width]
-        placed.append((x, min([y, *(other - 0.1 * height for other in beside)])))
+        end = (np.array([x, y]) - corner) / size  # in shares of the axes, as all that follows
+        half = np.array([0.011 * max(map(len, text.split("\n"))), 0.055])
+        there = (np.concatenate(taken) - corner) / size
+        steps = [step for step in sorted(np.arange(-100, 101) / 100, key=abs) if 0.05 < end[1] + step < 1]
+        middles = [end + np.array([0.02 + half[0], step]) for step in steps]
+        free = (middle for middle in middles if not np.any(np.all(np.abs(there - middle) <= half, axis=1)))
+        middle = next(free, middles[0])
+        box = np.stack(np.meshgrid(*np.linspace(middle - half, middle + half, 9).T), axis=-1).reshape(-1, 2)
+        taken.append(corner + size * box)
         offset: dict[str, Any] = {"xytext": (8, 0), "textcoords": "offset points", "annotation_clip": False}
-        axes.annotate(text, placed[-1], color=letters(color), size=9.5, va="center", **offset)
+        axes.annotate(text, (x, corner[1] + size[1] * middle[1]), color=letters(color), size=9.5, va="center", **offset)
+
+
+def _places(line: Line2D) -> NDArray[np.float64]:
+    """Where a line, or its markers, are."""
+    points = np.asarray(line.get_xydata(), float)
+    if line.get_linestyle() == "None":
+        return points
+    at = np.linspace(0, len(points) - 1, 100)
+    return np.column_stack([np.interp(at, range(len(points)), column) for column in points.T])
 
 
 def _range(interval: Interval, scale: float) -> str:

@@ -189,7 +189,6 @@ class Hands:
         """Fetch one file."""
         if job.size > SMALL:  # nothing waits for what may take long
             self.tried(job)
-        await self.begun.rest(path)
         if (wanted := self.state.wanted.get(path)) is None:
             return None
         async with self.begun.fetched(path, wanted, job) as part:

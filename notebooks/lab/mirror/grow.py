@@ -34,7 +34,7 @@ KEPT = 60.0  # s; for so long what stood there before is kept: it takes as much 
 
 
 class Grown:
-    """A file's SHA-256 at its end, until when it is left alone (loop time, s), and its state before."""
+    """A file's SHA-256 at its end, until when it is not copied again (loop time, s), and its state before."""
 
     def __init__(self, digest: "hashlib._Hash", until: float = 0.0) -> None:
         self.digest, self.until = digest, until
@@ -63,7 +63,7 @@ class Begun:
             self._let_go(grown)
 
     async def rest(self, path: str) -> None:
-        """Wait until a file that grows may be looked after again."""
+        """Wait until a file that grows may be copied again."""
         if grown := self._grown.get(path):
             await asyncio.sleep(max(0.0, grown.until - now()))
 
@@ -123,6 +123,7 @@ class Begun:
             else:
                 if await self._filled(part, reading.go_on, path, status, present.sha256):
                     return part
+        await self.rest(path)
         digest, begin = grown.digest if grown and grown.digest.hexdigest() == present.sha256 else None, now()
         copied = await self._filled(self.copy.new_part(), reading.begin, path, status, digest)
         if copied:

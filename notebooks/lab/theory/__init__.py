@@ -11,6 +11,7 @@ from lab.theory import framing, herd, lease
 from lab.theory.cost import (
     HISTORY,
     HOLD,
+    JITTER,
     KEEP_ALIVE,
     LONG,
     MODELS,
@@ -65,6 +66,7 @@ from lab.theory.short_polling import (
 __all__ = [
     "HISTORY",
     "HOLD",
+    "JITTER",
     "KEEP_ALIVE",
     "LONG",
     "MODELS",

@@ -24,6 +24,7 @@ MODELS = (SHORT, LONG, SOCKET, STREAM)
 HALVINGS = 200  # of the way from one place to the next: a root as near to 0 as 1e-60 is still told from it
 KEEP_ALIVE = 75.0  # s; how long our servers keep a connection on which nobody asks
 HOLD = 30.0  # s
+JITTER = 0.1  # of a hold: the share by which our servers shorten it at random, at most
 HISTORY = 10_000  # updates that a feed keeps unless told otherwise: what comes between two polls must fit
 
 
@@ -112,9 +113,10 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
     """What one client of a model makes its server do in a second: `rate` updates come, `upstream` messages go.
 
     Short polling keeps its connection for KEEP_ALIVE seconds after each poll, so with a long `interval` (s) it holds
-    one only for a part of the time; where an answer is full, with BATCH updates, it asks again at once. Streams are
-    opened once: their handshakes are not counted. Raises ValueError where updates would be lost, with more in an
-    interval than the HISTORY keeps, or would pile up, with more in a round trip than an answer of long polling brings.
+    one only for a part of the time; where an answer is full, with BATCH updates, it asks again at once. A long poll is
+    held for `hold` (s), less a share of it drawn up to JITTER. Streams are opened once: their handshakes are not
+    counted. Raises ValueError where updates would be lost, with more in an interval than the HISTORY keeps, or would
+    pile up, with more in a round trip than an answer of long polling brings.
     """
     if model not in MODELS:
         raise ValueError(f"there is no model {model!r}, only {', '.join(MODELS)}")
@@ -126,7 +128,7 @@ def work(model: str, rate: Number, *, interval: Any = math.inf, rtt: float = 0.0
         return Work(requests, rate, np.minimum(1.0, KEEP_ALIVE / interval) * one, upstream)
     if model == LONG:
         within_a_batch(rate * rtt)
-        return Work(long_polling_request_rate(rate, rtt, hold), rate, one, upstream)
+        return Work(long_polling_request_rate(rate, rtt, hold, jitter=JITTER), rate, one, upstream)
     return Work(rate * 0, rate, one, upstream)
 
 
@@ -169,7 +171,7 @@ def meets(model: str, budget: Number, rate: float, rtt: float, hold: float = HOL
     if model == LONG:
         if not fits(rate * rtt, BATCH):
             return budget < 0
-        return budget >= long_polling_delay_quantile(0.95, rate, rtt, hold, transit)
+        return budget >= long_polling_delay_quantile(0.95, rate, rtt, hold, transit, JITTER)
     return budget >= transit
 
 
@@ -230,7 +232,8 @@ def long_poll_cheaper(request: float, poll_delivery: float, push_delivery: float
 
     def dearer(x: Any) -> Any:
         rate = x / rtt
-        return request * long_polling_request_rate(rate, rtt, hold) + kept - (push_delivery - poll_delivery) * rate
+        asked = long_polling_request_rate(rate, rtt, hold, jitter=JITTER)
+        return request * asked + kept - (push_delivery - poll_delivery) * rate
 
     rare = 1e-6 * min(1.0, rtt / hold)
     return _negative(dearer, np.append(0.0, np.geomspace(rare, fitting(BATCH), 4000)))
