@@ -330,3 +330,14 @@ def test_what_moves_sideways_can_be_reached(address: str, tab: Tab) -> None:
     box.focus()
     tab.page.keyboard.press("ArrowRight")
     tab.page.wait_for_function("(box) => box.scrollLeft > 0", arg=box.element_handle())
+
+
+@BUILDING
+def test_paper_has_all_of_a_page(address: str, tab: Tab) -> None:
+    """Printed, no line of code ends at the sheet's edge, and no link to what is on the sheet lies over it."""
+    tab.page.set_viewport_size({"width": 794, "height": 1123})
+    tab.page.emulate_media(media="print")
+    tab.page.goto(f"{address}/{COURSE[1]}")
+    wide = "(all) => all.filter((code) => code.scrollWidth > code.clientWidth + 1).length"
+    assert tab.page.locator("article pre").evaluate_all(wide) == 0
+    assert tab.page.locator(".skip-to-content").is_hidden()

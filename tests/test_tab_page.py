@@ -202,6 +202,15 @@ def test_a_link_that_is_not_understood_says_so_and_is_as_usual(link: str, host: 
     assert tab.page.evaluate("document.documentElement.dataset.result") is None
 
 
+def test_without_javascript_a_page_says_what_it_needs(host: str, browser: Browser) -> None:
+    """Nothing can be pressed that would do nothing, and one sentence says why."""
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{host}/sse.html")
+        expect(page.locator("#said")).to_contain_text("needs JavaScript")
+        expect(page.locator("#run")).to_be_disabled()
+
+
 def test_what_changes_quickly_is_written_into_the_address_once(host: str, tab: Tab) -> None:
     """A slider that is drawn across its range changes the address now and then, and its end is what stays."""
     opened(tab.page, f"{host}/sse.html")

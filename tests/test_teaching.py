@@ -137,6 +137,9 @@ def test_editions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert {path.name for path in (tmp_path / edition).glob("*.ipynb")} == names
         with zipfile.ZipFile(tmp_path / f"{edition}.zip") as packed:
             assert {f"{edition}/{name}" for name in names} <= set(packed.namelist())
+        for path in (tmp_path / edition).glob("*.ipynb"):
+            for picture in re.findall(r"!\[[^\]]*\]\(([^):\s]+)\)", path.read_text(encoding="utf-8")):
+                assert (path.parent / picture).exists()
     for path in tmp_path.rglob("*.ipynb"):
         nbformat.validate(nbformat.read(path, as_version=4))
     with pytest.raises(SystemExit) as stopped:

@@ -87,7 +87,7 @@ def write_edition(name: str, out: Path) -> Path:
     folder that is there, so that nobody's work is written over.
     """
     folder = out / name
-    folder.mkdir(parents=True)
+    shutil.copytree(NOTEBOOKS / "images", folder / "images")
     for lesson in lessons():
         store(EDITIONS[name](lesson), folder / lesson.path.name)
         if name == "solutions":

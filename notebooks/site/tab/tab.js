@@ -528,6 +528,7 @@ function showResult({ models }) {
 
 // --- begin ---
 
+say(element("said").dataset.first);
 await recall();
 openTheDoor();
 player.show();
