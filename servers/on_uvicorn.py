@@ -8,10 +8,10 @@ Read in uvicorn 0.53 and 0.54, httptools 0.8 and 0.9, websockets 15 to 17, starl
 tests/test_on_uvicorn.py holds each name that is used here; when it fails on another release, this is the room to open.
 
 What a client sends is bounded in size, number and time before anything is believed. A head and a body have at most
-64 KiB (431, 413), a request arrives within 30 s (408), and nothing more is read while an answer is under way or
-unsent: whoever pipelines, or reads nothing, waits in its own kernel, and is cut off when it has read nothing for
-5 minutes. What a client does wrong gets an answer, and is no line in the server's log. The `Doors` of an application
-(guard.py) are asked here, before its front.
+64 KiB (431, 413), a request arrives within 30 s (408), and little more is read while an answer is under way, nothing
+while it is unsent: whoever pipelines, or reads nothing, waits in its own kernel, and is cut off when it has read
+nothing for 5 minutes. What a client does wrong gets an answer, and is no line in the server's log. The `Doors` of an
+application (guard.py) are asked here, before its front.
 
 Of uvicorn's parsers httptools is the one; with h11 there would be all this once more.
 """
@@ -43,6 +43,7 @@ from servers.service import Closing
 
 LARGEST = 64 * 1024  # bytes of a request's head, of its body, of a WebSocket's message
 SLOWEST = 30.0  # seconds for a request to arrive, for a new connection to say anything, for a closed one to be emptied
+WAITING = 4096  # bytes that may wait behind a request: who reads on sees its client leave
 SHORTEST = 2.0  # seconds for a connection beyond the limits to say what it wants, and hear that there is no room
 SPARE = 100  # such connections; more are not even heard
 UNREAD = 300.0  # seconds for a client to read some of what waits for it in the server's memory
@@ -238,7 +239,10 @@ class HttpProtocol(HttpToolsProtocol):
         while self.at < len(self.unread) and not self.transport.is_closing():
             answered = self.cycle is None or self.cycle.response_complete
             if self.held or self.flow.write_paused or not (self.in_body or answered):
-                self.flow.pause_reading()
+                if self.flow.write_paused or len(self.unread) - self.at > WAITING:
+                    self.flow.pause_reading()
+                else:
+                    self.flow.resume_reading()
                 return
             end = self.end()
             piece = self.unread[self.at : end]
@@ -444,13 +448,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's, but what a client does wrong gets an answer, is no error in the server's log, and costs no memory.
 
     uvicorn leaves a handshake that it cannot parse (a line over 8 KiB) open and unanswered, and stumbles over
-    it when it stops; for a text that is not UTF-8 it logs a traceback, and another when updates are sent after a
-    client broke the protocol; it answers pings of a client that reads nothing, and keeps all fragments that are
-    empty; and of a client that answers no ping because it reads no more, it waits for the unread bytes to be read
-    before it lets it go. And a text that goes to many clients is made a frame once.
+    it when it stops; it answers, or stumbles over, what a client says before it is let in; for a text that is not UTF-8
+    it logs a traceback, and another when updates are sent after a client broke the protocol; it answers pings of a
+    client that reads nothing, and keeps all fragments that are empty; and of a client that answers no ping because it
+    reads no more, it waits for the unread bytes to be read before it lets it go. And a text that goes to many clients
+    is made a frame once.
     """
 
     visit: Visit | None = None
+    early = b""  # what came before the client was let in
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -467,6 +473,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             await super().send(message)  # which also knows what cannot be sent now
         else:
             self.transport.write(frame_of(str(text)))
+        if self.early and not self.transport.is_closing():
+            early, self.early = self.early, b""
+            self.transport.resume_reading()
+            self.data_received(early)
 
     @property
     def plain(self) -> bool:
@@ -493,6 +503,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            self.early += data
+            self.transport.pause_reading()
+            return
         super().data_received(data)
         if not self.writable.is_set():
             self.transport.pause_reading()  # also when the application took a message meanwhile, and so resumed it
@@ -521,8 +535,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if self.curr_msg_data_type == "text":
                 b"".join(self.frames).decode()
         except UnicodeDecodeError:
-            self.conn.send_close(1007)
-            self.handle_parser_exception()
+            if self.conn.state is State.OPEN:  # and no close stands behind it, or went to it before
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
         else:
             super().send_receive_event_to_app()
 

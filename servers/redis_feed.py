@@ -57,7 +57,8 @@ OUTAGE = 30.0  # seconds without Redis, after which streams end, so that clients
 ANSWER = 2.0  # seconds in which Redis answers, or counts as gone
 PAUSE = 0.5  # seconds from one look at the log to the next, when nothing is published
 PATIENCE = 2.0  # seconds for which a publisher asks again before it gives up
-PAGE = 500  # entries read at a time
+PAGE = 500  # entries read at a time, at most
+PAGE_BYTES = 2 * 2**20  # of them, about: meanwhile Redis answers nobody else
 LARGEST = 16 * 2**20  # bytes of one entry
 REMEMBERED = 3600  # seconds for which a publisher's last update is
 ABOUT = 64  # bytes of an update's JSON that its entry does not have
@@ -141,16 +142,21 @@ end
 redis.call('HSET', KEYS[1], 'adopted', 1, 'files', ARGV[2])
 return 'done'
 """
-# ARGV: the entry after which to read, how many, and 'files' when they are asked for.
+# ARGV: the entry after which to read, how many at most, of how many bytes, and 'files' when they are asked for.
 LOOK = f"""{WHOLE}
 local files = {{}}
-if ARGV[3] == 'files' then files = redis.call('HGETALL', KEYS[3]) end
+if ARGV[4] == 'files' then files = redis.call('HGETALL', KEYS[3]) end
+local each = (redis.call('HGET', KEYS[1], 'bytes') or 0) / math.max(1, redis.call('XLEN', KEYS[2]))
+local count = math.max(1, math.floor(math.min(ARGV[2], ARGV[3] / math.max(1, each))))
+local entries = redis.call('XRANGE', KEYS[2], ARGV[1], '+', 'COUNT', count)
 return {{whole(), redis.call('HMGET', KEYS[1], 'last', 'next', 'adopted', 'published'),
-        redis.call('XRANGE', KEYS[2], ARGV[1], '+', 'COUNT', ARGV[2]), files}}
+        entries, #entries == count and 1 or 0, files}}
 """
-# KEYS: holder. ARGV: a lease, milliseconds. A full Redis refuses only what nobody else holds.
+# KEYS: holder. ARGV: a lease, milliseconds. A full Redis refuses only what nobody else holds. A lease that runs for
+# longer, or for ever, is nobody's: the clock of Redis was set back, or somebody wrote it by hand.
 HOLD = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
@@ -199,6 +205,7 @@ class View(NamedTuple):
     adopted: int
     published: int
     entries: list[tuple[int, Update]]  # each with the number before it
+    more: int  # whether there may be
     files: dict[str, Known]
 
 
@@ -294,11 +301,15 @@ class RedisFeed(Feed):
         return f"{chart.epoch}-{step.seq + position - step.position}"
 
     def position(self, cursor: str | None) -> int:
-        """As the feed's. What is not known here may have been told by another process: then it reads on first."""
+        """As the feed's. What is not known here may have been told by another process: then it reads on first.
+
+        Of an epoch that is over nobody has told anything since: a whole herd asks with it.
+        """
         try:
             return super().position(cursor)
         except (FutureCursor, Gap) as error:
-            if isinstance(error, Gap) and error.reason == "expired":
+            over = f"{cursor}".startswith(f"{self._chart.former}-")
+            if isinstance(error, Gap) and (over or error.reason == "expired"):
                 raise
         self.catch_up()
         return super().position(cursor)
@@ -482,9 +493,9 @@ class RedisFeed(Feed):
                 self.read_on()
 
     def _read_page(self) -> bool:
-        """Take up to PAGE entries; say whether there may be more."""
+        """Take up to PAGE entries, or PAGE_BYTES; say whether there may be more."""
         view = self._look(self._seq)
-        if view.adopted != self._adopted and len(view.entries) < PAGE:
+        if view.adopted != self._adopted and not view.more:
             view = self._look(self._seq, files=True)
         first = view.entries[0][0] if view.entries else view.last
         if view.epoch != self.epoch or min(view.last, first) < self._seq:
@@ -492,31 +503,29 @@ class RedisFeed(Feed):
                 log.warning("Redis at %s has lost its log, or the end of it", self.place)
             self._begin_anew()
             return False
-        more = len(view.entries) == PAGE
         with self._lock:
             self._next, self._published = view.next, view.published
             for previous, update in view.entries:
                 self._take(previous, update)
-            if not more and self._seq < view.last:
+            if not view.more and self._seq < view.last:
                 self._leave_out(view.last)
-            if view.adopted != self._adopted and not more:
+            if view.adopted != self._adopted and not view.more:
                 self._files, self._adopted = view.files, view.adopted
-        return more
+        return bool(view.more)
 
     def _begin_anew(self) -> None:
         """Take all that there is in the place of what was known. Positions go on: whoever waits gets a gap."""
+        epoch, entries, files = "", list[tuple[int, Update]](), False
         while True:
-            entries = list[tuple[int, Update]]()
-            view = self._look(0)
+            view = self._look(entries[-1][1].seq if entries else 0, files=files)
+            if entries and view.epoch != epoch:
+                entries, files = [], False
+                continue
             epoch = view.epoch
-            while len(view.entries) == PAGE:
-                entries += view.entries
-                view = self._look(entries[-1][1].seq)
             entries += view.entries
-            view = self._look(entries[-1][1].seq if entries else 0, files=True)
-            if view.epoch == epoch and len(view.entries) < PAGE:
-                entries += view.entries
-                break
+            if files and not view.more:
+                break  # these are the files that stand at the last of the entries
+            files = not view.more
         with self._lock:
             seq = entries[0][0] if entries else view.last
             self._head = self._base = self._head + 1 if self._chart.steps else seq
@@ -557,8 +566,8 @@ class RedisFeed(Feed):
     def _look(self, after: int, *, files: bool = False) -> View:
         """What stands in Redis, and the entries after a number. Raises redis.RedisError: Foreign, for one."""
         while True:  # a script and no transaction: a full Redis takes no commands into a queue
-            asked: list[str | int] = [f"({after}-0" if after else "-", PAGE, "files" if files else ""]
-            epoch, (last, following, adopted, published), entries, known = self._read(self._keys, asked)
+            asked: list[str | int] = [f"({after}-0" if after else "-", PAGE, PAGE_BYTES, "files" if files else ""]
+            epoch, (last, following, adopted, published), entries, more, known = self._read(self._keys, asked)
             if epoch is not None:
                 break
             self._connect_anew()  # whoever connects greets, and so makes the log anew
@@ -567,6 +576,7 @@ class RedisFeed(Feed):
                 (epoch := epoch.decode()),
                 *(int(last), int(following), int(adopted or 0), int(published)),
                 [entry(epoch, name, dict(pairs(fields))) for name, fields in entries],
+                more,
                 {path.decode(): Known(*json.loads(about)) for path, about in pairs(known)},
             )
         except (TypeError, ValueError) as error:

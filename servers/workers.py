@@ -172,10 +172,20 @@ class Workers:
         pause, most = PACE
         while True:
             began = time.monotonic()
-            with self.lock:
-                if self.stopping.is_set():
+            try:
+                with self.lock:
+                    if self.stopping.is_set():
+                        break
+                    process = self.processes[number] = self.worker(number)
+            except OSError as error:  # no memory, no descriptors: a thread that has died would bring no worker ever
+                log.error("worker %d cannot be started: %s", number + 1, error.strerror)
+                if not self.ready[number].is_set():
+                    self.status = 1
+                    self.stopping.set()
                     break
-                process = self.processes[number] = self.worker(number)
+                pause = min(2 * pause, most)
+                self.stopping.wait(pause)
+                continue
             assert process.stdout is not None
             with process.stdout as said:
                 if " at http://" in said.readline():

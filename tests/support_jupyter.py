@@ -122,7 +122,7 @@ def jupyter(front: str, home: Path) -> Iterator[Jupyter]:
 
 def gone(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Wait until they have ended; kill and return those that have not."""
-    _, left = psutil.wait_procs(processes, timeout=PATIENCE)
+    _, left = psutil.wait_procs(processes, timeout=START)
     for process in left:
         process.kill()
     return left

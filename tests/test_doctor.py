@@ -57,10 +57,20 @@ def test_every_line_that_is_not_ok_says_what_to_do() -> None:
     assert not Report([*report, Finding("fault", "c", "do that")]).well
 
 
-def test_an_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python before the first that will do is a fault."""
-    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
-    assert [state for state, _ in told(doctor.python)] == ["fault"]
+def test_an_old_python() -> None:
+    """A Python before the first that will do is a fault, told in one line though it lacks what all others have."""
+    code = """if True:
+        import sys
+        sys.path[:0] = sys.argv[1:]
+        sys.modules["tomllib"], sys.version_info = None, (3, 10, 12)
+        from lab.doctor import main
+        sys.exit(main([]))
+    """
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-I", "-S", "-c", code, str(root / "notebooks"), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.fullmatch(r"fault  Python \S+: the course needs 3\.11 or later: .*\n", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +181,16 @@ def test_a_temporary_directory_that_cannot_be_written_to() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Jupyter has no place to write to, it would not start: a fault."""
+    Path(tmp_path, "file").touch()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "file" / "runtime"))
+    [(state, text)] = told(doctor.jupyter_directory)
+    assert state == "fault"
+    assert str(tmp_path / "file" / "runtime") in text
+    assert text.endswith("set HOME to a directory that can be written to")
+
+
 def test_few_inotify_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small number of directories that can be watched is noted, with the command that raises it."""
     (tmp_path / "max_user_watches").write_text("100\n")

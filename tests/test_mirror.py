@@ -1050,7 +1050,7 @@ def killed_everywhere(directory: Path) -> None:
 def test_the_state_is_true_after_a_kill_at_any_file_operation(tmp_path: Path) -> None:
     """Killed before any one of its file operations, a copy opens with a cursor that fits what it wants and holds."""
     call = f"from pathlib import Path; import tests.test_mirror as t; t.killed_everywhere(Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
 
@@ -1070,6 +1070,23 @@ def test_the_state_is_true_wherever_it_was_cut_off(tmp_path: Path) -> None:
         with Copy(tmp_path / "copy") as copy:
             assert copy.state.cursor == "e-99"
             assert copy.state.wanted["new"] == Version(0, sha(b""))
+
+
+def test_damage_to_the_state_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A line that was cut off is no damage; of one that says nothing otherwise one is told what that means."""
+    with Copy(tmp_path / "copy") as copy:
+        copy.state.expect_all({name: Version(1, sha(b"a")) for name in "abc"}, "e-0")
+    state = tmp_path / "copy/.mirror/state"
+    with state.open("ab") as file:
+        file.write(b'{"cursor": "e-1", "pa')
+    for _ in range(2):
+        Copy(tmp_path / "copy").close()
+    assert not caplog.records
+    state.write_bytes(state.read_bytes().replace(b'{"path": "b"', b"?????"))
+    with Copy(tmp_path / "copy") as copy:
+        assert copy.state.wanted.keys() == {"a", "c"}
+    (line,) = caplog.messages
+    assert line.startswith(f"the state in {state.parent} is damaged (lines: 1): ")
 
 
 def test_the_state_does_not_grow_for_ever(tmp_path: Path) -> None:

@@ -225,6 +225,31 @@ async def test_a_deletion_waits_for_what_came_before_it(net: Net, tmp_path: Path
         assert set(files(tmp_path / "copy")) == set(names)
 
 
+@virtual
+async def test_a_file_that_is_renamed_while_it_is_fetched_is_never_missing(net: Net, tmp_path: Path) -> None:
+    """What was asked for before it, of another path, is still tried before the old name goes."""
+    write(tmp_path / "dir", "old", "first")
+    async with served(tmp_path / "dir") as stage, followed(stage, a_mirror(tmp_path / "copy")):
+        answers = {"/files/old": asyncio.Event(), "/files/new": asyncio.Event()}
+
+        async def before(path: str) -> None:
+            if path in answers:
+                await answers[path].wait()
+
+        stage.meddler.before = before
+        write(stage.directory, "old", "second")
+        stage.look()
+        await asyncio.sleep(1)
+        (stage.directory / "old").rename(stage.directory / "new")
+        stage.look()
+        await asyncio.sleep(1)
+        answers["/files/old"].set()
+        await asyncio.sleep(1)
+        assert files(tmp_path / "copy") == {"old": sha(b"first")}
+        answers["/files/new"].set()
+        await until_virtual(lambda: files(tmp_path / "copy") == {"new": sha(b"second")})
+
+
 def test_a_file_takes_the_place_of_directories_that_a_kill_left_empty(tmp_path: Path) -> None:
     """Whatever was not pruned holds nothing, and gives way; what others put there does not."""
     version = Version(5, sha(b"alpha"))

@@ -472,6 +472,23 @@ def test_silent_connections_do_not_shut_others_out_for_good(tmp_path: Path) -> N
     body()
 
 
+@paths
+@on_a_loop
+async def test_who_leaves_while_it_is_held_is_seen_to_whatever_it_sent_behind(fast: bool) -> None:
+    """A second request behind a held one, in the same segment or its own, does not hide that the client has gone."""
+    app = long_polling.create_app(Feed(epoch="e"), fast=fast)
+    held = b"GET /updates?after=e-0&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serve(app) as server:
+        for pieces in ([held + GET], [held, GET], [held[:9], held[9:], GET[:9], GET[9:]]):
+            with Raw(server) as client:
+                for piece in pieces:
+                    client.send(piece)
+                    await asyncio.sleep(0.01)
+                await until(lambda: app.traffic.held == 1)
+            await until(lambda: app.traffic.held == 0)
+    assert app.traffic.requests == 3
+
+
 # --- old and foreign protocols ---
 
 
@@ -544,6 +561,37 @@ async def test_http_1_0_upgrades_to_nothing_and_is_answered_as_http_1_0(fast: bo
             with Raw(server) as client:
                 client.send(request)
                 assert (await client.read_until(b"e-0\n\n")).endswith(b"\r\n\r\nretry: 2000\n\nid: e-0\n\n")
+
+
+@paths
+@pytest.mark.parametrize(
+    ("early", "answer"),
+    [
+        (frame(b"now", opcode=9), b"\x8a\x03now"),  # a pong
+        (GET, b"\x88"),  # a close
+        (b"\xff" * 3, b"\x88"),
+        (frame(b"", opcode=8), b"\x88\x00"),
+    ],
+    ids=["ping", "another request", "rubbish", "close"],
+)
+def test_what_a_client_says_before_it_is_let_in_is_heard_afterwards(
+    early: bytes, answer: bytes, fast: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Right or wrong, in one segment with the handshake or behind it: first comes 101, and no line in the log."""
+
+    @on_a_loop
+    async def body() -> None:
+        with serve(websocket.create_app(Feed(), fast=fast), quiet=False) as server:
+            for pieces in ([Raw.HANDSHAKE + early], [Raw.HANDSHAKE, early[:1], early[1:]]):
+                with Raw(server) as client:
+                    for piece in pieces:
+                        client.send(piece)
+                    said = await client.read_until(answer)
+                    assert said.startswith(b"HTTP/1.1 101 ")
+                    assert answer in said.partition(b"\r\n\r\n")[2]
+
+    body()
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 # --- one write for many ---

@@ -24,7 +24,9 @@ SITUATIONS: list[dict[str, Any]] = [
     {},
     {"rate": 2, "delay": 0.2, "cut": 20, "dark": 35, "darkness": 12, "heartbeat": 4, "hold": 5, "interval": 2},
     {"loss": 0.1, "seed": 7, "clients": 2, "seconds": 30},
+    {"loss": 0.5, "delay": 2, "clients": 2, "seconds": 20},
 ]
+LATE = {"dark": 15, "darkness": 300, "clients": 1, "seconds": 20, "rate": 2}  # the schedule is long over
 
 
 def played(said: dict[str, Any], sources: dict[str, str] | None = None) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def loaded(path: Path, name: str) -> ModuleType:
 # --- the stage ---
 
 
-@pytest.mark.parametrize("said", SITUATIONS)
+@pytest.mark.parametrize("said", [*SITUATIONS, LATE])
 def test_a_cursor_loses_nothing_whatever_happens_to_the_network(said: dict[str, Any]) -> None:
     """Cut, black hole and loss: every model delivers everything, once and in order."""
     result = played(said)
@@ -150,7 +152,11 @@ def test_a_mistake_is_told_with_its_line(where: str, change: Callable[[str], str
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("", "no function 'create_app'"), ("def create_app(feed, **_):\n    return None\n", "returns a Service")],
+    [
+        ("", "no function 'create_app'"),
+        ("def create_app(feed, **_):\n    return None\n", "returns a Service"),
+        ("create_app = len\n", "TypeError"),
+    ],
 )
 def test_a_source_without_what_is_asked_of_it_is_told(source: str, said: str) -> None:
     """One line says what is missing; an empty one is a source too."""

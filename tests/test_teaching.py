@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import csv
 import functools
 import os
@@ -35,14 +36,18 @@ DELAYS = "    return [end - plan for plan, end in zip(planned, answered)]"
 ANSWERS = {  # who hands in what in place of the two bodies, and the marks that each is worth
     "solutions": (None, None, 4),
     "stubs": ("    ...", "    ...", 0),
-    "own-words": (RIGHT, DELAYS, 4),
+    "copies-a-cell": (RIGHT, DELAYS, 4),
     "first-only": (RIGHT, "    ...", 2),
     "counts-all": ("    return len(published) - len(received), 0", DELAYS, 2),
     "forgets-twice": ("    return len(set(published) - set(received)), 0", DELAYS, 2),
     "waits-its-turn": (RIGHT, "    return [end - begin for begin, end in zip(sent, answered)]", 2),
     "raises": ("    return undefined", DELAYS, 2),
     "not-python": ("    return (", DELAYS, 2),
-    "hangs": ("    return 0, 0\n\nimport time\nwhile True:\n    time.sleep(1)", DELAYS, 2),
+    "hangs": (
+        "    return 0, 0\n\nimport time\nwhile True:\n    time.sleep(1)",
+        f"{DELAYS}\n\nawait asyncio.sleep(1000)",
+        2,
+    ),
 }
 
 
@@ -150,6 +155,9 @@ def test_students(tmp_path: Path) -> None:
     assert not [name for name in listed if name.startswith(("tests/", "notebooks/solutions/", "notebooks/teaching/"))]
     for path in out.glob("notebooks/*.ipynb"):
         assert "](solutions/" not in path.read_text(encoding="utf-8")
+    for page in out.rglob("*.md"):
+        linked = re.findall(r"\]\(([^)#\s:]+)[^)\s:]*\)", page.read_text(encoding="utf-8"))
+        assert [name for name in linked if not (page.parent / name).exists()] == []
     assert len(git(["git", "log", "--oneline"]).stdout.splitlines()) == 1
 
 
@@ -213,12 +221,15 @@ def hand_in(course: Path, student: str, bodies: tuple[str | None, str | None]) -
     for cell, body, solution in zip(answers, bodies, right, strict=True):
         head = next(line for line in cell.source.splitlines() if line.startswith("def "))
         cell.source = solution.source if body is None else f"{head.removesuffix(' ...')}\n{body}"
+    if student == "copies-a-cell":
+        notebook.cells.insert(1, copy.deepcopy(answers[0]))
+        notebook.cells[1].id = "copy"
     nbformat.write(notebook, folder / f"{FIRST}.ipynb")
 
 
 @pytest.mark.timeout(600)
 def test_marks(course: Path) -> None:
-    """Of ten submissions each gets the marks it should: a mistake costs its own marks, and so does what hangs."""
+    """Of all submissions each gets the marks it should: a mistake costs its own marks, and so does what hangs."""
     nbgrader(course, "generate_assignment", FIRST)
     released = (course / "release" / FIRST / f"{FIRST}.ipynb").read_text(encoding="utf-8")
     assert "SOLUTION" not in released

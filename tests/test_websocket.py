@@ -334,6 +334,27 @@ async def test_text_that_is_not_utf_8_ends_the_connection_with_1007(create_app: 
 
 
 @on_a_loop
+async def test_a_close_stands_whatever_was_said_before_it_or_after(create_app: Callable[..., Service]) -> None:
+    """Text that is not UTF-8, with the client's close right behind it or behind the server's, is no fault of ours."""
+    app = create_app(Feed())
+    close = b"\x88\x02" + (1000).to_bytes(2)
+    with serve(app) as server:
+        with Raw(server) as client:
+            client.send(Raw.HANDSHAKE)
+            await client.read_until(b"hello")
+            client.send(frame(b"\xff") + frame(close[2:], opcode=8))
+            assert await client.read_all() == close
+        with Raw(server) as client:
+            client.send(Raw.HANDSHAKE)
+            await client.read_until(b"hello")
+            client.send(frame(b"no filter"))
+            await client.read_until(b"as text")  # the server's close
+            client.send(frame(b"\xff") + frame((1008).to_bytes(2), opcode=8))
+            assert await client.read_all() == b""
+        await until(lambda: app.traffic.held == 0)
+
+
+@on_a_loop
 async def test_a_message_over_64_kib_ends_the_connection_with_1009(create_app: Callable[..., Service]) -> None:
     """The transport refuses it by its announced length, before it is read; 64 KiB are still read."""
     app = create_app(Feed())

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +21,7 @@ import pytest
 from lab.proxies import RedisServer
 from servers.feed import Feed
 from servers.service import CELLS, Traffic
-from servers.workers import listeners
+from servers.workers import Workers, listeners
 from tests.support import PATIENCE, command, ended, on_a_loop, until
 from tests.support_feed import READERS, client
 
@@ -408,6 +410,44 @@ def test_a_worker_that_is_killed_before_it_is_ready_is_one_line(redis: RedisServ
             assert await ended(process) == (1, "", "ERROR worker 1 has ended with signal SIGKILL before it was ready\n")
 
     body()
+
+
+WORKER = "import time; print('sse at http://localhost', flush=True); time.sleep(60)"
+
+
+class Scarce(Workers):
+    """On a machine that can start no process at times: before those numbers, and with a stand-in for a worker."""
+
+    def __init__(self, *failing: int) -> None:
+        super().__init__(["sse"], 1, "127.0.0.1", 0)
+        self.failing, self.tries = failing, 0
+
+    def worker(self, number: int) -> subprocess.Popen[str]:
+        """A process that says what a worker says."""
+        self.tries += 1
+        if self.tries in self.failing:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The first time is the end, with one line; later, when its place was served before, it is tried until it goes."""
+    workers = Scarce(1)
+    assert not workers.start()
+    workers.stop()
+    assert (workers.status, workers.tries) == (1, 1)
+    workers = Scarce(2)
+    try:
+        assert workers.start()
+        first = workers.processes[0]
+        assert first
+        first.kill()
+        asyncio.run(until(lambda: workers.tries == 3 and workers.processes[0] is not first))
+    finally:
+        workers.stop()
+    assert [record.message for record in caplog.records if "cannot" in record.message] == 2 * [
+        "worker 1 cannot be started: Cannot allocate memory"
+    ]
 
 
 def test_a_port_in_use_is_one_line(redis: RedisServer) -> None:

@@ -6,14 +6,16 @@
 
 The exit status is 1 where there is a fault. What can be is tried, not looked up: a byte goes through the loopback, a
 file is written, a change is heard of. What may be missing is imported where it is needed: the rest is told even so.
+An older Python, back to 3.9, is told that it is one.
 """
+
+from __future__ import annotations
 
 import os
 import shutil
 import socket
 import sys
 import tempfile
-import tomllib
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
@@ -90,6 +92,8 @@ def in_colab() -> bool:
 
 def bounds() -> list[str]:
     """What the package asks for: by pyproject.toml where this is a clone, whose metadata may be of an older commit."""
+    import tomllib
+
     pyproject = Path(__file__).resolve().parents[2] / "pyproject.toml"
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"] if pyproject.exists() else {}
     if project.get("name") == NAME:
@@ -253,6 +257,24 @@ def temporary_directory() -> Iterator[Finding]:
         yield Finding("ok", found)
 
 
+def jupyter_directory() -> Iterator[Finding]:
+    """Where Jupyter writes how a kernel that runs is reached: without such a place it does not start."""
+    try:
+        from jupyter_core.paths import jupyter_runtime_dir
+    except ImportError:  # which the packages tell
+        return
+    folder = Path(jupyter_runtime_dir())
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        cure = "set HOME to a directory that can be written to"
+        yield Finding("fault", f"Jupyter's directory {folder}: {error.strerror or error}", cure)
+    else:
+        yield Finding("ok", "Jupyter's directory: can be written to")
+
+
 def programs() -> Iterator[Finding]:
     """What some chapters and tests can use."""
     folders = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS.split(":")])
@@ -264,12 +286,16 @@ def programs() -> Iterator[Finding]:
             yield Finding("note", f"{package}: not here; {use}", f"{command} {package}" if command else "")
 
 
-CHECKS = (python, surroundings, packages, loopback, port, open_files, watching, proxy, temporary_directory, programs)
+CHECKS = (surroundings, packages, loopback, port, open_files, watching, proxy, temporary_directory, jupyter_directory,
+          programs)  # fmt: skip
 
 
 def examine() -> Report:
-    """Look at everything; it takes about a tenth of a second."""
-    return Report(finding for check in CHECKS for finding in check())
+    """Look at everything; it takes about a tenth of a second. In a Python that is too old, at nothing else."""
+    report = Report(python())
+    for check in CHECKS if report.well else ():
+        report += check()
+    return report
 
 
 def main(arguments: list[str] | None = None, program: str = "python -m lab.doctor") -> int:

@@ -70,7 +70,7 @@ class ServerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.process.terminate()
         try:
-            self.process.wait(5)
+            self.process.wait(20)  # it may have a profile to write
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -110,6 +110,7 @@ class Jobs:
         self.unmet[path] = None
         job.number = next(self.numbers)
         if deletion:
+            job.waits = True
             self.deletions.append((path, job))
         else:
             self.untried[job.number] = None
@@ -135,7 +136,9 @@ class Jobs:
         """Hand over the deletions before which all has been tried: what is renamed is never missing."""
         oldest = next(iter(self.untried), math.inf)
         while self.soon is None and self.deletions and self.deletions[0][1].number < oldest:
-            self.queue.put(*self.deletions.popleft())
+            path, job = self.deletions.popleft()
+            job.waits = False
+            self.queue.put(path, job)
 
     async def work(self, do: Do) -> None:
         """One worker: a batch at a time, never two of one path."""
@@ -165,7 +168,7 @@ class Jobs:
             del self.busy[path]
             self.tried(job)
             latest = self.latest.get(path)
-            if latest is not None and latest is not job:
+            if latest is not None and latest is not job and not latest.waits:
                 self.queue.put(path, latest)
         self.telling += 1
         for event in events:

@@ -1,8 +1,8 @@
 """A file of rows that is true wherever it was cut off: a line each, some of them written in one piece."""
 
-import contextlib
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -14,6 +14,9 @@ WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O
 APPEND, ANEW = WRITE | os.O_APPEND, WRITE | os.O_TRUNC
 
 TO_JSON = json.JSONEncoder().encode
+ENDED = b"{}\n"  # the empty row with which whoever goes on ends a line that was cut off
+
+log = logging.getLogger("lab.mirror")
 
 Row = dict[str, Any]
 
@@ -28,14 +31,23 @@ class Journal:
         self._file = -1
 
     def read(self) -> Iterator[Any]:
-        """What the lines say, those left out that were cut off by a full disk or the end of the process."""
+        """What the lines say, those left out that were cut off by a full disk or the end of the process.
+
+        Others that say nothing have been damaged: that is logged, for what only they named is nobody's now.
+        """
         if self.directory is None or not self.directory.mode(self.name):
             return
+        damaged = 0
         with os.fdopen(self.directory.open(self.name, READ), "rb") as file:
             for line in file:
                 self.lines += 1
-                with contextlib.suppress(ValueError):
+                try:
                     yield json.loads(line)
+                except ValueError:
+                    damaged += line.endswith(b"\n") and not line.endswith(ENDED)
+        if damaged:
+            text = "the state in %s is damaged (lines: %d): files that only those named stay, whatever the server says"
+            log.warning(text, self.directory.path, damaged)
 
     def open(self) -> None:
         """Have it ready for more. Raises OSError."""

@@ -10,12 +10,13 @@ from lab.mirror.bundle import MOST_ASKED, MOST_BYTES, MOST_FILES, SMALL, asked
 class Job:
     """What is to be done about a path; `published` when the update says, None from a listing; `size` in bytes."""
 
-    __slots__ = ("alone", "begun", "failures", "number", "published", "size", "whole")
+    __slots__ = ("alone", "begun", "failures", "number", "published", "size", "waits", "whole")
 
     def __init__(self, published: float | None, size: int = 0) -> None:
         self.published, self.size = published, size
         self.failures = self.number = 0
         self.alone = self.whole = False  # fetched by itself; without what is there already
+        self.waits = False  # for others to be tried first
         self.begun: float | None = None  # loop time of the first failure (s)
 
     def since(self) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
 from lab import bench
 from lab.bench.experiment import Client, ClientLog, ExperimentError, side_by_side
@@ -31,7 +32,7 @@ from servers.feed import Feed
 from servers.service import Service
 
 LOOKS = 240  # at most so many looks at what has happened, while the schedule lasts
-GRACE = 90.0  # seconds after the schedule for what a black hole has delayed
+GRACE = 90.0  # seconds after the schedule, and after a black hole, for what is late: half of all packets lost, far more
 LIMIT = 600.0  # real seconds
 # Settings for a page's `httpx.AsyncClient(**HTTP)`: nothing compressed, so that bytes are the same in every Python.
 HTTP = bench.HTTP | {"timeout": httpx.Timeout(10), "headers": {"Accept-Encoding": "identity"}}
@@ -99,7 +100,7 @@ def _actors(situation: Situation, model: str, sources: Mapping[str, str]) -> Act
         try:
             app = server(feed, **of_server)
         except Exception as error:
-            raise mistake_in(error) from error
+            raise mistake_in(error, f"server/{model}") from error
         if not isinstance(app, Service):
             raise Mistake(f"server/{model}", None, "create_app returns a Service")
         return app
@@ -128,20 +129,21 @@ def _made(where: str, source: str, name: str) -> Any:
     return made
 
 
-def mistake_in(error: BaseException, where: str | None = None) -> Mistake:
-    """The mistake that an exception comes from: the innermost line of a source, if one was under way."""
+def mistake_in(error: BaseException, where: str) -> Mistake:
+    """The mistake that an exception comes from: the innermost line of a source, if one was under way, else `where`."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     lines = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in lines if frame.filename.startswith(("server/", "client/"))]
     what = f"{type(error).__name__}: {error}"
-    return Mistake(ours[-1].filename, ours[-1].lineno, what) if ours else Mistake(where or "server", None, what)
+    return Mistake(ours[-1].filename, ours[-1].lineno, what) if ours else Mistake(where, None, what)
 
 
 def _played(situation: Situation, cast: Mapping[str, Actors], tell: Tell) -> dict[str, Any]:
     s = situation
     schedule = Schedule.poisson(s.rate, s.seconds, seed=s.seed)
-    link = Link(delay=s.delay, loss=s.loss)
+    link = Link(delay=s.delay)
+    grace = GRACE * (1 + 20 * s.loss) + (max(0.0, s.dark + s.darkness - s.seconds) if s.dark else 0.0)
     teller = Teller({model: [] for model in cast}, tell)
 
     async def main(net: Net) -> list[Run]:
@@ -152,6 +154,7 @@ def _played(situation: Situation, cast: Mapping[str, Actors], tell: Tell) -> dic
 
         def begin(zero: float) -> None:
             teller.zero = zero
+            link.loss = s.loss  # not before: who is still connecting would keep the schedule waiting
             for at, act in (s.cut, link.cut), (s.dark, link.blackhole), (s.dark and s.dark + s.darkness, link.heal):
                 if at:
                     loop.call_at(zero + at, act)
@@ -166,7 +169,7 @@ def _played(situation: Situation, cast: Mapping[str, Actors], tell: Tell) -> dic
                 contenders.append((server, teller.watching(model, follow)))
             experiment = asyncio.create_task(
                 side_by_side(
-                    contenders, schedule, clients=s.clients, spread=SPREAD, grace=GRACE, seed=s.seed, at_zero=begin
+                    contenders, schedule, clients=s.clients, spread=SPREAD, grace=grace, seed=s.seed, at_zero=begin
                 )
             )
             telling = asyncio.create_task(teller.keep_telling(max(0.5, s.seconds / LOOKS)))
@@ -222,6 +225,8 @@ class Noticing:
         """Let a request through."""
         try:
             await self.app(scope, receive, send)
+        except ClientDisconnected:  # in the middle of a handshake: uvicorn takes it for no error either
+            raise
         except Exception as error:
             if not self.fault.done():
                 self.fault.set_exception(mistake_in(error, self.where))

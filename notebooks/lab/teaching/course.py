@@ -25,12 +25,28 @@ NUMBERED = re.compile(r"(?m)^\*\*\d+\.\*\*")  # where its text begins
 CONFIGURATION = '''
     """The course's settings: what `nbgrader` reads when it is called in this folder."""
 
+    from nbgrader import preprocessors
+
+
+    class Copies(preprocessors.DeduplicateIds):
+        """A copied cell is no cell of nbgrader's; with empty metadata, as it leaves them, it marks nobody any more."""
+
+        def preprocess_cell(self, cell, resources, cell_index):
+            cell, resources = super().preprocess_cell(cell, resources, cell_index)
+            if cell.metadata.get("nbgrader") == {}:
+                del cell.metadata["nbgrader"]
+            return cell, resources
+
+
     c = get_config()
     c.CourseDirectory.course_id = "push-vs-pull"
     c.ClearSolutions.code_stub = {"python": ""}  # the stub itself stands before the solution
     c.ClearSolutions.enforce_metadata = True
     c.ExecutePreprocessor.timeout = 60  # seconds for a cell: one that hangs loses its own marks
     c.ExecutePreprocessor.interrupt_on_timeout = True  # and the next one is run
+    c.ExecutePreprocessor.raise_on_iopub_timeout = False  # also after one that prints for ever
+    others = preprocessors.OverwriteKernelspec, preprocessors.OverwriteCells, preprocessors.CheckCellMetadata
+    c.Autograde.sanitize_preprocessors = [preprocessors.ClearOutput, Copies, *others]
 '''
 
 
@@ -50,7 +66,7 @@ def write_course(out: Path) -> list[str]:
 def assignment(lesson: Lesson) -> NotebookNode:
     """The exercises of a notebook that a check can judge, as nbgrader's source."""
     title = lesson.notebook.cells[0].source.splitlines()[0]
-    head = f"{title}: exercises\n\nTo the [notebook](../../notebooks/{lesson.path.name}) of the same name."
+    head = f"{title}: exercises\n\nTo the notebook of the same name."
     cells = [nbformat.v4.new_markdown_cell(head)]
     cells += [nbformat.v4.new_code_cell(source) for source in _imports(lesson)]
     begin = 0

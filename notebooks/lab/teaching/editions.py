@@ -19,6 +19,7 @@ from lab.teaching.lesson import EXERCISE, NOTEBOOKS, PREDICTION, Lesson, lessons
 
 ROOT = NOTEBOOKS.parent
 POINTER = re.compile(r"(?m)^.*\]\(solutions/.*\n?")  # the line that says where the solutions are
+LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s:]+)[^)\s:]*\)")  # to a file
 KEPT_BACK = ("notebooks/solutions/", "notebooks/teaching/", "tests/", ".ci/", ".github/")
 
 
@@ -70,6 +71,12 @@ def without_solutions(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def without_dead_links(page: Path) -> str:
+    """The page's text, with the words alone of a link to what is not there."""
+    text = page.read_text(encoding="utf-8")
+    return LINK.sub(lambda link: link[0] if (page.parent / link[2]).exists() else link[1], text)
+
+
 EDITIONS: dict[str, Callable[[Lesson], NotebookNode]] = {"reader": reader, "blank": blank, "solutions": solutions}
 
 
@@ -103,6 +110,8 @@ def write_students(out: Path) -> int:
         shutil.copy2(ROOT / name, copied, follow_symlinks=False)
     for lesson in lessons():
         store(without_solutions(reader(lesson)), out / "notebooks" / lesson.path.name)
+    for page in out.rglob("*.md"):
+        page.write_text(without_dead_links(page), encoding="utf-8")
     _git(out, "init", "-q", "-b", "main")
     _git(out, "add", "-A")
     _git(out, "-c", "user.name=course", "-c", "user.email=course@example.org", "commit", "-qm", "The course")

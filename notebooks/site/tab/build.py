@@ -125,8 +125,8 @@ def filled_folder(out: Path) -> float:
     size = sum(len(gzip.compress(part, 6)) for part in parts.values()) / 1e6
     template = (HERE / "page.html").read_text(encoding="utf-8")
     parts |= {f"{page}.html": filled(template, page, size).encode() for page in PAGES}
-    version = digest(b"".join(parts.values()))
-    parts["keeper.js"] = (HERE / "keeper.js").read_text(encoding="utf-8").replace("VERSION", version).encode()
+    keeper = (HERE / "keeper.js").read_text(encoding="utf-8")
+    parts["keeper.js"] = keeper.replace('["written by build.py"]', json.dumps(sorted(parts))).encode()
     for name, part in parts.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(part)

@@ -2,15 +2,21 @@
 //
 // What is large has its version in its name and is never asked for twice; the rest is asked for first, and kept.
 
-const STORE = "course-VERSION";
+const STORE = new URL("./", location).pathname; // the host may have other courses
+const PARTS = ["written by build.py"].map((name) => new URL(name, location).href);
 const LARGE = /\/(pyodide-[\d.]+\/|course-\w+\.zip)/;
 
-addEventListener("install", () => self.skipWaiting());
+addEventListener("install", (event) => {
+  const small = PARTS.filter((part) => !LARGE.test(part)).map((part) => new Request(part, { cache: "no-cache" }));
+  event.waitUntil(caches.open(STORE).then((store) => store.addAll(small)));
+  self.skipWaiting();
+});
 
 addEventListener("activate", (event) => {
-  const others = async () => (await caches.keys()).filter((name) => name.startsWith("course-") && name !== STORE);
   event.waitUntil((async () => {
-    await Promise.all((await others()).map((name) => caches.delete(name)));
+    const store = await caches.open(STORE);
+    const old = (await store.keys()).filter(({ url }) => !PARTS.includes(url));
+    await Promise.all(old.map((request) => store.delete(request)));
     await clients.claim();
   })());
 });
@@ -29,7 +35,7 @@ async function answer(request) {
   }
   try {
     const fresh = await fetch(request);
-    if (fresh.ok) await store.put(request, fresh.clone());
+    if (fresh.ok) await store.put(request, fresh.clone()).catch(() => {}); // no room: it is there all the same
     return fresh;
   } catch (error) {
     const found = await kept();

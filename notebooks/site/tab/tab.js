@@ -36,7 +36,7 @@ for (const control of controls) {
   const slider = make("input", { id: `${name}-slider`, type: "range", "aria-label": label, ...bounds });
   const text = make("label", { for: name }, unit ? `${label} (${unit})` : label);
   element("controls").append(make("div", {}, text, number, slider));
-  number.addEventListener("change", () => set(name, Number(number.value), true));
+  number.addEventListener("change", () => set(name, number.valueAsNumber, true)); // what is no number is as usual
   slider.addEventListener("input", () => set(name, Number(slider.value), true));
 }
 
@@ -110,7 +110,7 @@ function changed() {
 
 function showMistake({ error, where, line }) {
   say(where ? `${where}${line ? `, line ${line}` : ""}: ${error}` : error, true);
-  if (!where) return;
+  if (!SOURCES.includes(where)) return;
   const mistake = element(`${where}-mistake`);
   mistake.textContent = line ? `Line ${line}: ${error}` : error;
   mistake.hidden = false;
@@ -125,6 +125,8 @@ function showMistake({ error, where, line }) {
 
 // --- a link that says it all ---
 
+const LONGEST = 100_000; // characters of a source; the course's have some thousands
+
 async function squeezed(text) {
   const stream = new Blob([text]).stream().pipeThrough(new CompressionStream("deflate-raw"));
   const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -132,10 +134,18 @@ async function squeezed(text) {
   return letters.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
+/** The text again. Raises for what is none, and for more than anybody reads: a short link may hold a long text. */
 async function unsqueezed(letters) {
   const bytes = Uint8Array.from(atob(letters.replaceAll("-", "+").replaceAll("_", "/")), (letter) => letter.charCodeAt());
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  return new TextDecoder("utf-8", { fatal: true }).decode(await new Response(stream).arrayBuffer());
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let text = "";
+  for (const reader = stream.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) return text + decoder.decode();
+    text += decoder.decode(value, { stream: true });
+    if (text.length > LONGEST) throw new RangeError("too long");
+  }
 }
 
 async function hash() {
@@ -145,13 +155,24 @@ async function hash() {
   return said.toString();
 }
 
-let remembering = Promise.resolve();
+let remembering = 0;
 
+/** Write what is said into the address, once for what changes quickly: browsers take only so many changes. */
 function remember() {
-  remembering = remembering.then(async () => history.replaceState(null, "", `#${await hash()}`));
+  clearTimeout(remembering);
+  const mine = (remembering = setTimeout(async () => {
+    const said = await hash();
+    if (mine === remembering) history.replaceState(null, "", `#${said}`);
+  }, 200));
+}
+
+function forget() {
+  clearTimeout(remembering);
+  remembering = 0;
 }
 
 async function recall() {
+  forget();
   const complaints = [];
   const brought = [];
   for (const control of controls) set(control.name, control.default);
@@ -175,7 +196,6 @@ async function recall() {
 }
 
 element("link").addEventListener("click", async () => {
-  await remembering;
   const address = new URL(`#${await hash()}`, location.href).href;
   try {
     await navigator.clipboard.writeText(address);
@@ -186,6 +206,7 @@ element("link").addEventListener("click", async () => {
 });
 
 element("reset").addEventListener("click", () => {
+  forget();
   history.replaceState(null, "", location.pathname + location.search);
   recall().then(() => say("As it was."));
 });
@@ -197,13 +218,24 @@ let worker = null;
 let running = false;
 let ready = null;
 
+// What the worker fetches goes through the keeper, once there is one: it has three seconds.
+const kept = Promise.race([
+  navigator.serviceWorker?.register("keeper.js").then(() => navigator.serviceWorker.ready).catch(() => {}),
+  new Promise((over) => setTimeout(over, 3000)),
+]);
+
 function wake() {
   if (worker) return;
   worker = new Worker("worker.js", { type: "module" });
   worker.addEventListener("message", ({ data }) => hear(data));
   worker.addEventListener("error", (event) => hear({ failed: event.message || "the worker did not start" }));
   ready = false;
-  worker.postMessage({ load: { pyodide: stage.pyodide, course: stage.course } });
+  tell({ load: { pyodide: stage.pyodide, course: stage.course } });
+}
+
+function tell(what) {
+  const to = worker;
+  kept.then(() => to.postMessage(what));
 }
 
 for (const kind of ["pointerdown", "focusin", "keydown"]) {
@@ -213,20 +245,22 @@ for (const kind of ["pointerdown", "focusin", "keydown"]) {
 function run() {
   wake();
   running = true;
-  element("run").disabled = true;
   element("stop").disabled = false;
+  if (document.activeElement === element("run")) element("stop").focus(); // what is disabled has no focus to keep
+  element("run").disabled = true;
   for (const where of SOURCES) element(`${where}-mistake`).hidden = true;
   say(ready ? "It runs." : "Python and the course are being fetched; then it runs.");
   const said = { models: MODELS };
   for (const { name } of controls) said[name] = values[name];
   player.begin(said);
-  worker.postMessage({ said, sources: changed() });
+  tell({ said, sources: changed() });
 }
 
 function ended() {
   running = false;
-  element("stop").disabled = true;
   openTheDoor();
+  if (document.activeElement === element("stop")) element("run").focus();
+  element("stop").disabled = true;
 }
 
 function hear({ ready: loaded, news, result, took, failed }) {
@@ -256,18 +290,22 @@ element("stop").addEventListener("click", () => {
   worker = null;
   ended();
   say("Stopped.");
-  element("run").focus();
 });
 
 // --- the timeline ---
 
 const ROW = 16;
-const GLYPHS = { "short-polling": "M-5,-5h10v10h-10z", "long-polling": "M0,-6L6,0L0,6L-6,0z", websocket: "M0,-6L6,5L-6,5z", sse: "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z" };
+const GLYPHS = { // around where they stand
+  "short-polling": "m-5,-5h10v10h-10z",
+  "long-polling": "m0,-6l6,6l-6,6l-6,-6z",
+  websocket: "m0,-6l6,11h-12z",
+  sse: "m-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
+};
 
 class Lane {
   constructor(model) {
     this.model = model;
-    this.counts = make("output");
+    this.counts = make("span", { class: "counts" }); // read when asked for: what changes with each picture is not called out
     this.svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.svg.setAttribute("role", "img");
     const heading = make("h3", {}, nameOf(model));
@@ -276,60 +314,82 @@ class Lane {
   }
 
   clear() {
-    this.requests = new Map(); // of a client, "client/number": [client, begin, end, updates]
-    this.delivered = []; // [client, seq, at], as they came
+    this.requests = new Map(); // of a client, "client/number": [client, begin, end]
+    this.begins = []; // when they began, in order
+    this.delivered = []; // [client, sent, at, how late all were until then], in order
   }
 
   add({ requests, delivered }) {
-    for (const [number, client, begin, end, updates] of requests) {
-      this.requests.set(`${client}/${number}`, [client, begin, end, updates]);
+    const begins = [];
+    for (const [number, client, begin, end] of requests) {
+      const key = `${client}/${number}`;
+      if (!this.requests.has(key)) begins.push(begin);
+      this.requests.set(key, [client, begin, end]);
     }
-    this.delivered.push(...delivered);
+    for (const begin of begins.sort((one, other) => one - other)) this.begins.push(begin);
+    let late = this.delivered.at(-1)?.[3] ?? 0;
+    for (const [client, seq, at] of delivered.sort((one, other) => one[2] - other[2])) {
+      const sent = player.sent.get(seq) ?? at;
+      late += at - sent;
+      this.delivered.push([client, sent, at, late]);
+    }
   }
 
   draw(now, span, rows, published, said) {
     const width = this.svg.clientWidth || 600;
     const height = rows * ROW + 8;
-    const x = (at) => (((at - now) / span + 1) * (width - 10)).toFixed(1);
+    const x = (at) => ((at - now) / span + 1) * (width - 10);
     const y = (client) => 4 + ROW * (client + 0.5);
     const inside = (from, to) => to >= now - span && from <= now;
-    const drawn = [];
+    const paths = { published: "", request: "", asked: "", tail: "", mark: "", cut: "" };
+    const apart = (least) => { // of what is drawn over itself, one is enough: a picture costs no more than its pixels
+      const last = [];
+      return (at, row = 0) => (at - (last[row] ?? -Infinity) < least ? false : ((last[row] = at), true));
+    };
+    const line = (at) => `M${at.toFixed(1)},0V${height}`;
+    const [strokes, bars, marks] = [apart(1), apart(1), apart(2)];
+    for (const [, at] of published) if (inside(at, at) && strokes(x(at))) paths.published += line(x(at));
+    for (const [client, begin, end] of this.requests.values()) {
+      const until = end === null || end > now ? now : end;
+      if (begin > now || !inside(begin, until)) continue;
+      const [left, right] = [Math.max(-3, x(begin)), x(until)];
+      if (right - left < 1 && !bars(left, client)) continue;
+      paths.request += `M${left.toFixed(1)},${y(client) - 6}h${Math.max(1, right - left).toFixed(1)}v12H${left.toFixed(1)}z`;
+      paths.asked += `M${(left - 1).toFixed(1)},${y(client) - 7}h2v14h-2z`;
+    }
+    const arrived = upTo(this.delivered, now, (each) => each[2]);
+    for (let number = upTo(this.delivered, now - span, (each) => each[2]); number < arrived; number += 1) {
+      const [client, sent, at] = this.delivered[number];
+      if (!marks(x(at), client)) continue;
+      paths.tail += `M${x(sent).toFixed(1)},${y(client)}H${x(at).toFixed(1)}`;
+      paths.mark += `M${x(at).toFixed(1)},${y(client)}${GLYPHS[this.model]}`;
+    }
+    if (said.cut && inside(said.cut, said.cut)) paths.cut = line(x(said.cut));
+    const drawn = Object.entries(paths).map(([name, d]) => `<path class="${name}" d="${d}"/>`);
     if (said.dark && inside(said.dark, said.dark + said.darkness)) {
       const from = Math.max(0, x(said.dark));
       const to = Math.min(x(now), x(said.dark + said.darkness));
-      drawn.push(`<rect class="fault" x="${from}" y="0" width="${Math.max(0, to - from)}" height="${height}"/>`);
-    }
-    for (const [, at] of published) {
-      if (inside(at, at)) drawn.push(`<line class="published" x1="${x(at)}" x2="${x(at)}" y1="0" y2="${height}"/>`);
-    }
-    for (const [client, begin, end] of this.requests.values()) {
-      const until = end === null || end > now ? now : end;
-      if (!inside(begin, until) || begin > now) continue;
-      const [left, right] = [Math.max(-3, x(begin)), x(until)];
-      drawn.push(`<rect class="request" x="${left}" y="${y(client) - 6}" width="${Math.max(1, right - left)}" height="12"/>`);
-      drawn.push(`<rect class="asked" x="${left - 1}" y="${y(client) - 7}" width="2" height="14"/>`);
-    }
-    let [arrived, late, asked] = [0, 0, 0];
-    for (const [client, seq, at] of this.delivered) {
-      if (at > now) continue;
-      const sent = player.sent.get(seq) ?? at;
-      arrived += 1;
-      late += at - sent;
-      if (!inside(sent, at)) continue;
-      drawn.push(`<line class="tail" x1="${x(sent)}" x2="${x(at)}" y1="${y(client)}" y2="${y(client)}"/>`);
-      drawn.push(`<path class="mark" transform="translate(${x(at)} ${y(client)})" d="${GLYPHS[this.model]}"/>`);
-    }
-    for (const [, begin] of this.requests.values()) asked += begin <= now;
-    if (said.cut && inside(said.cut, said.cut)) {
-      drawn.push(`<line class="cut" x1="${x(said.cut)}" x2="${x(said.cut)}" y1="0" y2="${height}"/>`);
+      drawn.unshift(`<rect class="fault" x="${from}" y="0" width="${Math.max(0, to - from)}" height="${height}"/>`);
     }
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.setAttribute("height", height);
     this.svg.innerHTML = drawn.join("");
-    const mean = arrived ? `, ${duration(late / arrived)} late on average` : "";
+    const mean = arrived ? `, ${duration(this.delivered[arrived - 1][3] / arrived)} late on average` : "";
+    const asked = upTo(this.begins, now);
     this.counts.textContent = `${asked.toLocaleString("en")} requests, ${arrived.toLocaleString("en")} deliveries${mean}`;
     this.svg.setAttribute("aria-label", `${nameOf(this.model)} at ${now.toFixed(1)} s: ${this.counts.textContent}`);
   }
+}
+
+/** How many of a list, which is in order, are not later than a moment. */
+function upTo(list, moment, of = (each) => each) {
+  let [low, high] = [0, list.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (of(list[middle]) <= moment) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 const player = {
@@ -339,6 +399,7 @@ const player = {
   said: {},
   computed: 0, // up to where it is known what happens
   at: 0,
+  took: 0, // ms, to draw it
   playing: false,
   over: false,
 
@@ -354,7 +415,7 @@ const player = {
   add({ now, published, lanes }) {
     this.computed = now;
     for (const [seq, at] of published) this.sent.set(seq, at);
-    this.published.push(...published);
+    for (const each of published) this.published.push(each);
     for (const lane of this.lanes) lane.add(lanes[lane.model]);
     if (now > Number(element("at").max)) element("at").max = Math.ceil(now);
   },
@@ -377,7 +438,7 @@ const player = {
   step(time) {
     if (!this.playing) return;
     const pace = Number(element("pace").value);
-    if (time - this.last > 40) {
+    if (time - this.last > Math.max(40, 3 * this.took)) { // drawing leaves the page two thirds of its time
       const then = this.at + (pace * (time - this.last)) / 1000;
       this.last = time;
       this.at = Math.min(then, this.computed);
@@ -394,12 +455,14 @@ const player = {
   },
 
   show() {
+    const began = performance.now();
     element("at").value = this.at;
     element("at-is").textContent = `${this.at.toFixed(1)} s`;
     element("at").setAttribute("aria-valuetext", `${this.at.toFixed(1)} seconds`);
     for (const lane of this.lanes) {
       lane.draw(this.at, Number(element("span").value), this.said.clients ?? values.clients, this.published, this.said);
     }
+    this.took = performance.now() - began;
   },
 };
 
@@ -468,5 +531,4 @@ function showResult({ models }) {
 await recall();
 openTheDoor();
 player.show();
-navigator.serviceWorker?.register("keeper.js").catch(() => {}); // without one, the browser's own cache has to do
 document.documentElement.dataset.state = "there";
