@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,12 +23,19 @@ HEARTBEAT = 2.0  # s
 
 
 def contents(directory: Path) -> dict[str, str]:
-    """Path to SHA-256 of every file below a directory, the mirror's own left out; directories end in "/"."""
-    found = {}
-    for name in directory.rglob("*"):
-        path = name.relative_to(directory).as_posix()
-        if path.partition("/")[0] != PRIVATE:
-            found[f"{path}/" if name.is_dir() else path] = "" if name.is_dir() else sha256(name.read_bytes())
+    """Path to SHA-256 of every file below a directory, the mirror's own left out; directories end in "/".
+
+    What goes while it looks, as in a copy that a mirror is at, is there or not.
+    """
+    found = dict[str, str]()
+    for here, below, names in os.walk(directory):
+        inside = Path(here).relative_to(directory)
+        if inside == Path():
+            below[:], names[:] = ([name for name in some if name != PRIVATE] for some in (below, names))
+        found |= {f"{(inside / name).as_posix()}/": "" for name in below}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                found[(inside / name).as_posix()] = sha256(Path(here, name).read_bytes())
     return found
 
 

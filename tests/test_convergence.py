@@ -226,13 +226,6 @@ async def tampering_relay(port: int, spoilt: set[str], read: set[str]) -> AsyncI
             task.cancel()
 
 
-def files_now(copy: Path) -> dict[str, str]:
-    """What is in a copy; nothing where it changes under the look."""
-    with contextlib.suppress(OSError):
-        return files(copy)
-    return {}
-
-
 class Mirrors:
     """Twenty of them, each on its own copy."""
 
@@ -295,12 +288,12 @@ class Mirrors:
                     for copy, process in self.processes.items():
                         assert process.returncode is None, (self.directory / f"{copy.name}.log").read_text()
                     expected = files(directory)
-                    left = [copy for copy in left if files_now(copy) != expected]
+                    left = [copy for copy in left if files(copy) != expected]
                     await asyncio.sleep(0.1)
         except TimeoutError:
             expected = files(directory)
             raise AssertionError(
-                {copy.name: sorted(set(files_now(copy).items()) ^ set(expected.items())) for copy in left}
+                {copy.name: sorted(set(files(copy).items()) ^ set(expected.items())) for copy in left}
             ) from None
 
     async def end(self) -> None:
