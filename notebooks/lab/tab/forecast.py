@@ -3,10 +3,13 @@
 from typing import NamedTuple
 
 from lab.tab.situation import Situation
-from lab.theory.long_polling import long_polling_lost_share, long_polling_mean_delay, long_polling_request_rate
+from lab.theory.long_polling import (
+    JITTER,
+    long_polling_lost_share,
+    long_polling_mean_delay,
+    long_polling_request_rate,
+)
 from lab.theory.short_polling import paced, polling_mean_delay
-
-JITTER = 0.1  # by which servers/long_polling.py shortens holds
 
 
 class Forecast(NamedTuple):

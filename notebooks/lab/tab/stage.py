@@ -25,7 +25,7 @@ from lab import bench
 from lab.bench.experiment import Client, ClientLog, ExperimentError, side_by_side
 from lab.bench.result import Run
 from lab.bench.schedule import Schedule
-from lab.tab.forecast import JITTER, forecast
+from lab.tab.forecast import forecast
 from lab.tab.situation import Situation
 from lab.virtual import Link, Net, VirtualError, run_virtual, serve
 from servers.feed import Feed
@@ -40,7 +40,7 @@ SPREAD = 0.5  # seconds in which the clients begin
 Settings = Callable[[Situation], dict[str, Any]]
 SETTINGS: dict[str, tuple[Settings, Settings]] = {  # of each model's server and of its client, from a situation
     "short-polling": (lambda s: {"poll_interval": s.interval}, lambda s: {"interval": s.interval}),
-    "long-polling": (lambda s: {"jitter": JITTER, "seed": s.seed}, lambda s: {"hold": s.hold}),
+    "long-polling": (lambda s: {"seed": s.seed}, lambda s: {"hold": s.hold}),
     "websocket": (lambda s: {"heartbeat": s.heartbeat}, lambda s: {"heartbeat": s.heartbeat}),
     "sse": (lambda s: {"heartbeat": s.heartbeat}, lambda s: {"heartbeat": s.heartbeat}),
 }

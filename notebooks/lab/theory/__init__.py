@@ -11,7 +11,6 @@ from lab.theory import framing, herd, lease
 from lab.theory.cost import (
     HISTORY,
     HOLD,
-    JITTER,
     KEEP_ALIVE,
     LONG,
     MODELS,
@@ -35,6 +34,7 @@ from lab.theory.cost import (
     work,
 )
 from lab.theory.long_polling import (
+    JITTER,
     long_polling_delay_quantile,
     long_polling_lost_share,
     long_polling_mean_delay,

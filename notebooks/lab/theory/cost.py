@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.theory.long_polling import long_polling_delay_quantile, long_polling_request_rate, within_a_batch
+from lab.theory.long_polling import JITTER, long_polling_delay_quantile, long_polling_request_rate, within_a_batch
 from lab.theory.numbers import Number, fits, fitting, law, like
 from servers.feed import BATCH
 
@@ -24,7 +24,6 @@ MODELS = (SHORT, LONG, SOCKET, STREAM)
 HALVINGS = 200  # of the way from one place to the next: a root as near to 0 as 1e-60 is still told from it
 KEEP_ALIVE = 75.0  # s; how long our servers keep a connection on which nobody asks
 HOLD = 30.0  # s
-JITTER = 0.1  # of a hold: the share by which our servers shorten it at random, at most
 HISTORY = 10_000  # updates that a feed keeps unless told otherwise: what comes between two polls must fit
 
 

@@ -10,7 +10,9 @@ from servers.feed import BATCH
 
 # Long polling. G is the gap (s) between an answer leaving the server and the client's next request arriving there,
 # a round trip at least; H the longest hold (s). A server may draw each hold from ((1 - `jitter`) H, H), as ours does
-# with 0.1 unless told otherwise: the means over h of what depends on it take the places of those at H.
+# unless told otherwise: the means over h of what depends on it take the places of those at H.
+
+JITTER = 0.1  # the share of a hold by which our servers shorten it at random, at most
 
 
 def within_a_batch(updates: Any) -> None:
