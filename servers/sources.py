@@ -229,9 +229,12 @@ class Watcher:
             for name, result in self.apart.results():
                 self.tell(self.tree.hashed(name, result))
             if names := [name for name in names if name]:
-                self.tell(self.tree.look(names, gone := list[str]()))
-                if gone:  # perhaps it has another name, and the next hints tell that: it comes before this one goes
-                    self.tell(self.tree.look([*gone, *self.more()]))
+                edits = self.tree.look(names, gone := list[str]())
+                try:
+                    if gone:  # perhaps it has another name, and the next hints tell that: it comes before this one goes
+                        edits += self.tree.look([*gone, *self.more()])
+                finally:
+                    self.tell(edits)
             self.sweep()
         except OSError as error:
             self.hold(error)

@@ -98,6 +98,7 @@ def test_a_slide_has_an_address(tab: Tab, talks: Path) -> None:
     """The number after # is the slide that is shown, and a small window shows it whole."""
     page = opened(tab, talks, FIRST)
     page.set_viewport_size({"width": 640, "height": 360})
+    page.wait_for_function("innerWidth === 640 && innerHeight === 360")
     page.goto((talks / f"{FIRST}.html").as_uri() + "#5")
     footer = page.locator("footer:visible")
     expect(footer).to_have_text(re.compile(r"·\s+5 / \d+$"))

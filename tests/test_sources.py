@@ -708,6 +708,28 @@ def test_a_directory_renamed_before_its_last_hint_is_looked_at_is_never_missing(
     assert changes == [*(("added", f"new/{name}") for name in "abc"), *(("deleted", f"old/{name}") for name in "abc")]
 
 
+def test_a_rename_is_told_in_one_piece(
+    directory: Path, looks: list[str], hints_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who removes a file as soon as its new name is heard is told so last: the old name has been told to be gone."""
+    monkeypatch.setattr(sources, "GATHER", 1.0)
+    monkeypatch.setattr(hints, "GATHER", 0.1)  # between the two halves of a rename, on a busy machine
+    (directory / "old").write_text("words")
+    feed, tree = Feed(), Tree(directory)
+
+    async def body() -> None:
+        async with watching(feed, tree):
+            await swept(looks)
+            (directory / "old").rename(directory / "new")
+            await until(lambda: feed.head)
+            (directory / "new").unlink()
+            await until(lambda: feed.head >= 3)
+
+    asyncio.run(body())
+    changes = [(update.change, update.path) for update in feed.read(0).updates]
+    assert changes == [("added", "new"), ("deleted", "old"), ("deleted", "new")]
+
+
 def test_a_huge_file_keeps_no_other_waiting(directory: Path, hints_only: None) -> None:
     """While a file that takes a quarter of a minute is hashed, small and other large ones are announced."""
     feed, tree = Feed(), Tree(directory)
