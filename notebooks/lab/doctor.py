@@ -37,7 +37,8 @@ PROGRAMS = [  # what it may be called, the package, what it is for
     (("chromium", "chromium-browser", "google-chrome"), "chromium", "only the tests of the pages need it"),
     (("rsync",), "rsync", "only a benchmark compares with it"),
 ]
-COLAB_OWN = ("ipython", "ipywidgets", "jupyterlab", "jupyter-server-proxy", "nbval")  # another IPython ends its session
+# Another IPython ends its session.
+COLAB_OWN = ("ipython", "ipywidgets", "jupyter-core", "jupyterlab", "jupyter-server-proxy", "nbval")
 INSTALL = {"linux": "sudo apt-get install", "darwin": "brew install"}
 
 
