@@ -87,6 +87,25 @@ def answers(port: int) -> bool:
 # --- stopping ---
 
 
+@contextlib.asynccontextmanager
+async def clients_of_all_kinds(app: House, feed: Feed) -> AsyncIterator[Server]:
+    """A server with an SSE stream, a held poll and an idle WebSocket; stopped within the block, it ends all cleanly."""
+    server = serve(app)
+    async with (
+        http(server) as client,
+        events(server, below="/sse") as stream,
+        socket_to(server, below="/socket") as connection,
+    ):
+        poll = asyncio.create_task(client.get("/long/updates", params={"after": feed.cursor, "wait": 60}))
+        await until(lambda: app.held == [1, 1, 1])
+        yield server
+        answer = await poll
+        assert (answer.status_code, answer.json()) == (200, {"updates": [], "cursor": feed.cursor})
+        assert await stream.rest() == f"retry: 2000\n\nid: {feed.cursor}\n\n".encode()
+        assert await closed(connection) == (1001, "")
+    assert app.held == [0, 0, 0]
+
+
 @on_a_loop
 async def test_fifty_starts_and_stops_with_clients_of_all_kinds_connected() -> None:
     """Each stop takes less than a second and ends an SSE stream, a held poll and an idle WebSocket cleanly."""
@@ -95,23 +114,10 @@ async def test_fifty_starts_and_stops_with_clients_of_all_kinds_connected() -> N
     before = threads()
     durations = []
     for _ in range(50):
-        server = serve(app)
-        async with (
-            http(server) as client,
-            events(server, below="/sse") as stream,
-            socket_to(server, below="/socket") as connection,
-        ):
-            poll = asyncio.create_task(client.get("/long/updates", params={"after": feed.cursor, "wait": 60}))
-            await until(lambda: app.held == [1, 1, 1])
+        async with clients_of_all_kinds(app, feed) as server:
             with Within(1) as stop:
                 await asyncio.to_thread(server.stop)
             durations.append(stop.duration)
-
-            answer = await poll
-            assert (answer.status_code, answer.json()) == (200, {"updates": [], "cursor": feed.cursor})
-            assert await stream.rest() == f"retry: 2000\n\nid: {feed.cursor}\n\n".encode()
-            assert await closed(connection) == (1001, "")
-        assert app.held == [0, 0, 0]
         assert threads() == before
     assert statistics.median(durations) < 0.5
 
@@ -287,20 +293,10 @@ async def test_a_stop_breaks_nothing_off_because_the_machine_stood_still(monkeyp
     """Streams end cleanly also where every limit of a stop is over before they have had a turn."""
     feed = Feed()
     app = House(feed)
-    server = serve(app)
-    loop, close = loop_of(server), app.closing.close
-    monkeypatch.setattr(app.closing, "close", lambda: (close(), loop.call_soon(time.sleep, 1.1)))
-    async with (
-        http(server) as client,
-        events(server, below="/sse") as stream,
-        socket_to(server, below="/socket") as connection,
-    ):
-        poll = asyncio.create_task(client.get("/long/updates", params={"after": feed.cursor, "wait": 60}))
-        await until(lambda: app.held == [1, 1, 1])
+    async with clients_of_all_kinds(app, feed) as server:
+        loop, close = loop_of(server), app.closing.close
+        monkeypatch.setattr(app.closing, "close", lambda: (close(), loop.call_soon(time.sleep, 1.1)))
         await asyncio.to_thread(server.stop)
-        assert (await poll).status_code == 200
-        assert await stream.rest() == f"retry: 2000\n\nid: {feed.cursor}\n\n".encode()
-        assert await closed(connection) == (1001, "")
 
 
 @on_a_loop
