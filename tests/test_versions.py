@@ -6,6 +6,7 @@ Each bound stands once, in pyproject.toml: `.ci/quick lowest` takes the lower on
 import ast
 import importlib.metadata
 import runpy
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -65,6 +66,32 @@ def test_ci_runs_at_the_lower_end() -> None:
     assert "python3 .ci/quick newest\n" in workflow
     assert "schedule:" in workflow
     assert "workflow_dispatch:" in workflow
+
+
+@pytest.mark.parametrize(
+    ("failing", "status", "said"),
+    [
+        ({"a": "once", "b": "once"}, 0, "failed, and not again:\n    test_a.py::test\n    test_b.py::test\n"),
+        ({"a": "once", "b": "always"}, 1, "once more: test_a.py test_b.py\n"),
+        ({"a": "once", "b": "once", "c": "once"}, 1, ""),
+    ],
+)
+def test_what_failed_is_run_once_more_if_it_is_little(
+    tmp_path: Path, failing: dict[str, str], status: int, said: str
+) -> None:
+    """What fails again fails, and so does much at once; a test that a busy machine broke is named."""
+    (tmp_path / "pytest.ini").touch()
+    (tmp_path / "test_well.py").write_text("def test(): pass\n")
+    for name, when in failing.items():
+        flaky = "    there = Path(__file__).with_suffix('.ran')\n    first = not there.exists()\n    there.touch()\n"
+        ends = "    assert not first\n" if when == "once" else "    raise AssertionError\n"
+        (tmp_path / f"test_{name}.py").write_text(f"from pathlib import Path\n\ndef test():\n{flaky}{ends}")
+    pytest_here = [sys.executable, "-m", "pytest", "-q"]
+    assert subprocess.run(pytest_here, cwd=tmp_path, capture_output=True, check=False).returncode == 1
+    again = [sys.executable, str(ROOT / ".ci" / "once-more"), ".pytest_cache", *pytest_here]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout
+    assert said in done.stdout
 
 
 def imported(paths: Iterator[Path]) -> set[str]:
