@@ -5,13 +5,16 @@
 
 Bodies are asked for as they are (Accept-Encoding: identity) and refused otherwise: 3 MiB of a compressed body can be
 3 GiB of memory. A redirect is a status like any other, followed by nobody: what a server is trusted with, a token in a
-header above all, goes to no other.
+header above all, goes to no other. An answer has the time that a silence has: for its head, whatever comes before that
+(RFC 9110, section 15.2), and again for each LEAST bytes a second of its body, whatever comes between them.
 """
 
+import asyncio
 import contextlib
 import functools
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -23,6 +26,7 @@ SILENCE = 2.5  # heartbeats of silence after which a link is dead
 CONNECT_LIMIT = 10.0  # seconds to open a connection, at most
 MAX_MESSAGE = 2**26 + 2**16  # bytes of an answer, event or message: all that a feed keeps by default, and its envelope
 MAX_REASON = 2**16  # bytes read of an answer that says why it is none
+LEAST = 1000  # bytes a second, on average; what comes more slowly never ends
 
 
 def address_below(base: str, path: str) -> httpx.URL:
@@ -60,6 +64,45 @@ def http_client(silence: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(verify=tls(), trust_env=False, timeout=limits(silence), headers=plain)
 
 
+@contextlib.asynccontextmanager
+async def answer_to(
+    http: httpx.AsyncClient, method: str, url: httpx.URL, **asked: Any
+) -> AsyncGenerator[httpx.Response, None]:
+    """The answer to a request, once its head is there; what is `asked` is httpx's. Raises httpx's errors."""
+    within = _silence(asked.get("timeout") or http.timeout)
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(within):
+                response = await stack.enter_async_context(http.stream(method, url, **asked))
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"no answer in {within:g} s") from None
+        yield response
+
+
+async def pieces_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body as it comes; waiting for a piece of it counts, what is done with it does not. Raises httpx's errors."""
+    window = response.request.extensions["timeout"]["read"]
+    body, left, size = response.aiter_raw(), window, 0
+    while True:
+        begin = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(left):
+                piece = await anext(body, None)
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"{size} bytes in {window:g} s") from None
+        if piece is None:
+            return
+        left, size = left - (asyncio.get_running_loop().time() - begin), size + len(piece)
+        if size >= LEAST * window:
+            left, size = window, 0
+        yield piece
+
+
+def _silence(timeout: httpx.Timeout) -> float | None:
+    """How long (s) an answer may take that says nothing, its connection included."""
+    return None if timeout.read is None else timeout.read + (timeout.connect or 0.0)
+
+
 async def ask(
     http: httpx.AsyncClient,
     url: httpx.URL,
@@ -69,23 +112,20 @@ async def ask(
     most: int | None = None,
 ) -> tuple[httpx.Response, bytes]:
     """GET an answer and its body, `most` bytes of it (MAX_MESSAGE). Raises as `body_of` does, and httpx's errors."""
-    async with http.stream("GET", url, headers=headers, timeout=timeout or http.timeout) as response:
+    async with answer_to(http, "GET", url, headers=headers, timeout=timeout or http.timeout) as response:
         return response, await body_of(response, MAX_MESSAGE if most is None else most)
 
 
-async def body_of(response: httpx.Response, most: int, count: Callable[[int], None] | None = None) -> bytes:
+async def body_of(response: httpx.Response, most: int) -> bytes:
     """The whole body of a 200 or a 410, of another answer as much as can say why.
 
-    `count` is told the size of each piece, and may raise.
-    Raises BadAnswer when it is longer than `most` bytes, or encoded.
+    Raises BadAnswer when it is longer than `most` bytes, or encoded, and httpx's errors.
     """
     promised = response.status_code in (200, 410)
     if promised:
         check_identity(response.headers)
     limit, body = most if promised else MAX_REASON, bytearray()
-    async for chunk in response.aiter_raw():
-        if count:
-            count(len(chunk))
+    async for chunk in pieces_of(response):
         body += chunk
         if len(body) > limit:
             if promised:

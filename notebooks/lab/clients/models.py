@@ -7,7 +7,7 @@ import httpx
 
 from lab.clients import answers
 from lab.clients.answers import LONGEST_INTERVAL, Answer, BadAnswer, News, Renewed, Reset, Unavailable
-from lab.clients.connections import MAX_MESSAGE, SILENCE, ask, body_of, http_client, limits, open_socket
+from lab.clients.connections import MAX_MESSAGE, SILENCE, answer_to, ask, body_of, http_client, limits, open_socket
 from lab.clients.event_stream import EventStreamParser  # not httpx-sse, which invents events and ignores id-only blocks
 from lab.clients.follower import RETRY, Follower, Log, Retry, check_positive, now
 from servers.feed import BATCH, BATCH_BYTES, HEARTBEAT
@@ -130,7 +130,7 @@ def sse(
         with here.request():
             async with (
                 http_client(SILENCE * heartbeat) as http,
-                http.stream("GET", here.url, headers=asked) as response,
+                answer_to(http, "GET", here.url, headers=asked) as response,
             ):
                 if response.status_code == 204:
                     return

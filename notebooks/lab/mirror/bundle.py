@@ -21,6 +21,7 @@ MOST_FILES, MOST_BYTES = 500, 2**22  # in one bundle
 MOST_ASKED = 60_000  # bytes of the paths in a request for one, which is a body of 64 KiB at most
 SMALL = 2**18  # bytes; a larger file travels alone
 LONGEST_HEAD = 4 * BLOCK + 3 * LONGEST_PATH  # bytes of a member that are not its content
+LONGEST_LENGTH = 20  # digits of that of a record, and a space
 REGULAR, EXTENDED = b"0\0", b"x"  # types of members
 
 
@@ -99,15 +100,15 @@ def unpack(
 
 def _records(data: bytes) -> dict[str, str]:
     """What a pax header says: "LENGTH KEY=VALUE\\n", again and again. Raises ValueError."""
-    found = {}
-    while data:
-        length, _, _ = data.partition(b" ")
-        end = int(length)
-        if not len(length) + 3 < end <= len(data):
+    found, at = dict[str, str](), 0
+    while at < len(data):
+        length = data[at : data.index(b" ", at, at + LONGEST_LENGTH)]
+        begin, end = at + len(length) + 1, at + int(length)
+        if not begin + 2 < end <= len(data):
             raise ValueError("a record that does not end")
-        key, _, value = data[len(length) + 1 : end - 1].partition(b"=")
+        key, _, value = data[begin : end - 1].partition(b"=")
         found[key.decode()] = value.decode()
-        data = data[end:]
+        at = end
     return found
 
 

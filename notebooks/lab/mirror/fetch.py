@@ -12,6 +12,7 @@ that grows, any later version will do, whose hash says whether it began like tha
 
 import asyncio
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -32,8 +33,8 @@ from lab.clients.answers import (
     split,
     whole,
 )
-from lab.clients.connections import MAX_REASON, below, body_of
-from lab.clients.follower import named, now
+from lab.clients.connections import MAX_REASON, answer_to, below, body_of, pieces_of
+from lab.clients.follower import named
 from lab.mirror.bundle import TAR, asked, room
 from lab.mirror.names import Version
 from lab.mirror.part import Part
@@ -41,7 +42,6 @@ from lab.mirror.report import LINK, Counters, Faults
 from lab.mirror.settings import Settings
 
 MAX_LISTING = 2**28  # bytes; more than a million files
-LEAST = 1000  # bytes a second, on average; what comes more slowly never ends
 LEFT_OUT = {
     "links": "symbolic links",
     "special": "special files",
@@ -52,6 +52,10 @@ LEFT_OUT = {
     "ignored": "ignored",
 }
 SHA256 = re.compile("[0-9a-f]{64}")
+FILES = re.compile(r'"files"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*')
+NEXT = re.compile(r"[ \t\n\r]*(,[ \t\n\r]*|(?=\]))")  # after a file in a list
+WINDOW = 2**18  # characters; a file in a listing has no more
+DECODE = json.JSONDecoder().raw_decode
 
 
 class Vanished(Exception):
@@ -91,21 +95,6 @@ class Listing(NamedTuple):
     source: str | None = None
     left_out: str = ""
     directory: Any = None
-
-
-class Pace:
-    """What a body must keep: LEAST bytes a second, of each `window` (s); or a few drops would hold it open for ever."""
-
-    def __init__(self, window: float) -> None:
-        self.window, self.since, self.bytes = window, now(), 0
-
-    def count(self, size: int) -> None:
-        """So many bytes have come. Raises httpx.ReadTimeout."""
-        self.bytes += size
-        if (passed := now() - self.since) >= self.window:
-            if self.bytes < LEAST * passed:
-                raise httpx.ReadTimeout(f"{self.bytes} bytes in {passed:.0f} s")
-            self.since, self.bytes = now(), 0
 
 
 class Origin:
@@ -148,8 +137,8 @@ class Origin:
     async def _listing(self) -> bytes:
         with self.request():
             headers, url = self.settings.headers, self.settings.files_url
-            async with self.http.stream("GET", url, headers=headers) as response:
-                body = await body_of(response, MAX_LISTING, Pace(self.settings.timeout).count)
+            async with answer_to(self.http, "GET", url, headers=headers) as response:
+                body = await body_of(response, MAX_LISTING)
             if response.status_code == 200:
                 return body
             raise refusal(response.status_code, response.headers, body)
@@ -169,7 +158,7 @@ class Origin:
             headers["If-Range"] = f'"{wanted.sha256}"'
         url = below(self.settings.files_url, f"/{quote(path)}")
         with self.request():
-            async with self.http.stream("GET", url, headers=headers) as response:
+            async with answer_to(self.http, "GET", url, headers=headers) as response:
                 if present and response.status_code == 304:
                     return False
                 if response.status_code == 404:
@@ -184,13 +173,11 @@ class Origin:
                 check_identity(response.headers)
                 etag = response.headers.get("ETag", "").removeprefix("W/").strip('"')
                 most = _most(wanted, etag, response.headers, size)
-                pace = Pace(self.settings.timeout)
-                async for chunk in response.aiter_raw():
+                async for chunk in pieces_of(response):
                     self.counters.bytes += len(chunk)
                     part.write(chunk)
                     if part.size > most:
                         break
-                    pace.count(len(chunk))
         self.faults.mended(LINK)
         if part.size > most or part.sha256 not in (wanted.sha256, etag):
             raise Corrupt(
@@ -210,7 +197,7 @@ class Origin:
         try:
             with self.request():
                 content = b'{"paths":[%b]}' % b",".join(map(asked, wanted))
-                request = self.http.stream("POST", self.settings.bundle_url, headers=headers, content=content)
+                request = answer_to(self.http, "POST", self.settings.bundle_url, headers=headers, content=content)
                 async with request as response:
                     if response.status_code in (404, 405, 501):
                         raise NoBundles
@@ -219,12 +206,10 @@ class Origin:
                     check_identity(response.headers)
                     if response.headers.get("Content-Type", "").partition(";")[0].strip() != TAR:
                         raise BadAnswer(f"a bundle is {TAR}")
-                    pace = Pace(self.settings.timeout)
-                    async for chunk in response.aiter_raw():
+                    async for chunk in pieces_of(response):
                         body += chunk
                         if len(body) > most:
                             raise BadAnswer(f"a bundle of more than {most} bytes")
-                        pace.count(len(chunk))
         except (httpx.RequestError, BadAnswer) as error:
             if not body:
                 raise
@@ -252,16 +237,50 @@ def _most(wanted: Version, etag: str, headers: httpx.Headers, size: int | None) 
 
 
 def _listing(body: bytes) -> Listing:
-    """What a listing says. Raises BadAnswer."""
-    match parsed(body):
-        case {"cursor": str(cursor), "files": list(files), **others}:
+    """What a listing says. Raises BadAnswer.
+
+    Its files are read one by one: a list of three bytes is an object of sixty, and 2^28 bytes can be full of them.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise BadAnswer(f"not JSON: {error}") from None
+    files, at, end = list[Entry](), 0, 0
+    if begin := FILES.search(text, 0, MAX_REASON):
+        at = end = begin.end()
+        end = _read(text, at, files)
+    if at + len(text) - end > 2 * MAX_REASON:
+        raise BadAnswer(f"not JSON: no file begins at character {end}")
+    match parsed(text[:at] + text[end:]):
+        case {"cursor": str(cursor), "files": [], **others}:
             split(cursor)
             source = others.get("source")
             if not isinstance(source, str) or not 0 < len(source) <= LONGEST_CURSOR:
                 source = None
             left_out, directory = _left_out(others.get("left_out")), others.get("directory")
-            return Listing(cursor, [_entry(file) for file in files], source, left_out, directory)
+            return Listing(cursor, files, source, left_out, directory)
     raise BadAnswer('a listing has "cursor" and "files"')
+
+
+def _read(text: str, at: int, files: list[Entry]) -> int:
+    """Read the files of a list that begins there; return where the last one ends. Raises BadAnswer."""
+    last, window, here = at, text[at : at + WINDOW], 0
+    while True:
+        try:
+            file, end = DECODE(window, here)
+            between = NEXT.match(window, end)
+        except (ValueError, RecursionError):
+            between = None
+        if between:
+            files.append(_entry(file))
+            last, here = at + end, between.end()
+            if not between[1]:
+                return last
+        elif here:
+            at += here
+            window, here = text[at : at + WINDOW], 0
+        else:
+            return last
 
 
 def _left_out(said: Any) -> str:

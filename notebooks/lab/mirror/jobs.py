@@ -210,8 +210,9 @@ class Jobs:
                 return None
             case Corrupt() | Refused():
                 job.alone = True
-                self.faults.report(path, "%r cannot be fetched (%s): trying again", path, error)
-            case OSError():
+                if id(error) not in pauses:  # it is said of the first of those that it has stopped
+                    self.faults.report(path, "%r cannot be fetched (%s): trying again", path, error)
+            case OSError() if id(error) not in pauses:
                 self.faults.report(path, "%r cannot be written (%s): trying again", path, error.strerror or error)
         return self.failed(path, job, error, pauses)
 

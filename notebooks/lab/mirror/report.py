@@ -4,10 +4,12 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
+from servers.arguments import printable
 from servers.feed import Change
 
-LINK, STATE = "", "/"  # what a fault may be about besides a path; no path is one of these
+LINK, STATE, MORE = "", "/", "//"  # what a fault may be about besides a path; no path is one of these
 SHOWN = 300  # characters of a path in a line
+NAMED = 100  # paths of which it is said what is wrong; of more at a time nobody reads
 
 log = logging.getLogger("lab.mirror")
 
@@ -49,25 +51,36 @@ class Counters:
 
 
 class Faults:
-    """What is wrong, by the path it is about, LINK or STATE: logged once as long as it is the same."""
+    """What is wrong, by the path it is about, LINK or STATE: logged once as long as it is the same.
+
+    What a server says of itself is a part of a line, never a line of its own. Of more than NAMED paths one line says
+    that there are more; what is refused is counted apart from what may be well again.
+    """
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._lines: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
 
     def report(self, about: str, text: str, *arguments: object) -> None:
         """Log a fault."""
-        line = text % arguments
-        if self._lines.get(about) != line:
-            self._lines[about] = line
-            log.warning("%s", line)
+        self._say(self._lines, about, text % arguments)
 
     def mended(self, about: str) -> None:
         """It is well again: should the same happen anew, that is worth a line."""
-        self._lines.pop(about, None)
+        if self._lines.pop(about, None):
+            self._lines.pop(MORE, None)
 
     def refuse(self, path: str, why: object) -> None:
         """Count and name a path that must not be written, or cannot be."""
         self._counters.refused += 1
         path = path if len(path) <= SHOWN else f"{path[:SHOWN]}..."
-        self.report(path, "refused %r: %s", path, why)
+        self._say(self._refused, path, f"refused {path!r}: {why}")
+
+    def _say(self, lines: dict[str, str], about: str, line: str) -> None:
+        if about not in (LINK, STATE) and about not in lines and len(lines) >= NAMED:
+            about, line = MORE, f"of more than {NAMED} paths at a time nothing is said; all are counted"
+        line = printable(line)
+        if lines.get(about) != line:
+            lines[about] = line
+            log.warning("%s", line)
