@@ -31,7 +31,7 @@ PERMANENT_CLOSES = (1002, 1003, 1007, 1008, 1009, 1010)  # RFC 6455, section 7.4
 RENEW = 1012  # IANA, WebSocket Close Code Number Registry
 CURSOR = re.compile("([!-~]+)-([0-9]{1,18})")
 LONGEST_CURSOR = 256  # characters; it goes out in a URL or a header, and is kept in every line of a mirror's state
-LATEST = 2.0**33  # s; of the Unix times that file systems hold, about the year 2242
+LATEST = 2.0**34  # s; of the Unix times that file systems hold: ext4 ends in the year 2446, XFS in 2486
 POLL_INTERVAL = 5.0  # seconds, when the server does not say
 LONGEST_INTERVAL = 3600.0  # seconds; a slip in a server's header must not switch a client off for years
 

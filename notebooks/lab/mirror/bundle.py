@@ -70,18 +70,18 @@ def members(archive: bytes) -> Iterator[Member]:
 
 def unpack(
     archive: bytes, wanted: Mapping[str, Version], new_part: Callable[[], Part], drop: Callable[[Part], None]
-) -> tuple[list[tuple[str, Part, Version]], list[str], OSError | None]:
+) -> tuple[list[tuple[str, Part, Version]], OSError | None]:
     """Write each file that was asked for, and is what it should be, into a part of its own, and close that.
 
-    Also returns the paths of those that are not, and why it had to end early, if the disk did not take it.
+    One that is not has most often changed again: it is left out. Also returns why it had to end early, if the disk did
+    not take it.
     """
-    parts, wrong, left = list[tuple[str, Part, Version]](), list[str](), dict(wanted)
+    parts, left = list[tuple[str, Part, Version]](), dict(wanted)
     for member in members(archive):
         version = left.pop(member.path, None)
         if version is None:
             continue
         if len(member.content) != version.size or hashlib.sha256(member.content).hexdigest() != version.sha256:
-            wrong.append(member.path)
             continue
         mtime = member.mtime if version.mtime is None else version.mtime
         executable = member.executable if version.executable is None else version.executable
@@ -93,9 +93,9 @@ def unpack(
         except OSError as error:
             if part:
                 drop(part)
-            return parts, wrong, error
+            return parts, error
         parts.append((member.path, part, version))
-    return parts, wrong, None
+    return parts, None
 
 
 def _records(data: bytes) -> dict[str, str]:

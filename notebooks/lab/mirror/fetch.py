@@ -71,7 +71,7 @@ class NoBundles(Exception):
 
 
 class LeftOut(Exception):
-    """Not in the bundle that it was asked for in."""
+    """Not in the bundle that it was asked for in, or not as it was announced: by itself it comes as it is now."""
 
 
 class Entry(NamedTuple):
