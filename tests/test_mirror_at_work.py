@@ -185,6 +185,27 @@ async def test_what_a_bundle_lacks_is_fetched_by_itself(
     assert faults(caplog) == []
 
 
+@virtual
+async def test_what_is_touched_while_its_bundle_is_under_way_takes_its_time(net: Net, tmp_path: Path) -> None:
+    """As `git gc` does to a pack: the bytes stay, and the time and the executable bit are those that were told last."""
+    many(tmp_path / "dir")
+    async with served(tmp_path / "dir") as stage:
+        touched = stage.directory / "old/7/7"
+
+        async def touch(path: str) -> None:
+            if path == "/bundle" and touched.stat().st_mtime != 5:
+                touched.chmod(0o755)
+                os.utime(touched, (5, 5))
+                stage.look()
+                await asyncio.sleep(1)  # until the mirror knows
+
+        stage.meddler.before = touch
+        async with followed(stage, a_mirror(tmp_path / "copy")):
+            copy = tmp_path / "copy/old/7/7"
+            await until_virtual(lambda: copy.exists() and copy.stat().st_mtime == 5)
+            assert copy.stat().st_mode & 0o100
+
+
 # Renames
 
 

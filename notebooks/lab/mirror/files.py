@@ -103,7 +103,7 @@ class Files:
         """Rename a finished part to its path. Raises OSError."""
         wanted = self.state.wanted.get(path)
         known = version or Version(part.size, part.sha256)
-        if wanted and wanted.sha256 == known.sha256:
+        if wanted and wanted.sha256 == known.sha256 and not part.closed:  # what is closed has what goes with it
             known = wanted
         part.close(known)
         self._put(self._own, part.name, path)

@@ -61,6 +61,11 @@ class Part:
         """In hexadecimal."""
         return self.digest.hexdigest()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been written out, its time and executable bit included."""
+        return self._file < 0
+
     def write(self, data: bytes | memoryview) -> None:
         """Add to it. Raises OSError."""
         left = memoryview(data)
