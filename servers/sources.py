@@ -31,6 +31,7 @@ from servers.tree import Edit, Replaced, Tree
 
 RESCAN = 60.0  # seconds from one sweep of everything to the next, at least: hints say what has changed
 SHARE = 0.005  # of a core that sweeps take
+TOP = 2.0  # seconds from look to look whether the directory's name leads where it did: no hint tells of a link above it
 PAUSE = 0.5  # seconds between two looks while the directory is missing, and at least while the system gives no hints
 BLIND_SHARE = 0.1  # of a core that sweeps take then
 SAVE = 60.0  # seconds from one keeping of the index to the next, at least
@@ -152,7 +153,7 @@ class Watcher:
         self.said = ""  # why the system gives no hints
         self.held: type[OSError] | None = None  # what keeps it from looking
         self.sweeping: Iterator[list[Edit]] | None = None
-        self.sweep_at = self.cost = 0.0
+        self.sweep_at = self.top_at = self.cost = 0.0
         self.saved, self.changed = time.monotonic(), False
         self.again: list[tuple[float, str]] = []  # a heap: when to look at what again
         self.rng = random.Random()
@@ -212,6 +213,8 @@ class Watcher:
         """Wait for a hint, or for what is due, and look."""
         now = time.monotonic()
         due = [self.sweep_at, *(at for at, _ in self.again[:1])]
+        if not self.held:
+            due.append(self.top_at)
         names, lost = self.hints.wait(0 if self.sweeping else min(due) - now)
         if self.tree.abandoned:
             return
@@ -219,6 +222,11 @@ class Watcher:
             if self.held:
                 if time.monotonic() >= self.sweep_at:
                     self.recover()
+                return
+            self.top_at = time.monotonic() + TOP
+            if not self.tree.stands():
+                self.sweeping = None
+                self.recover()
                 return
             if lost or "" in names:  # of the directory itself there is nothing else to be told
                 self.hints.anew(lost=lost)

@@ -230,6 +230,10 @@ class Tree(Hashing):
         if not self._stands(top.place):
             raise Replaced(errno.ESTALE, "another directory has come in its place")
 
+    def stands(self) -> bool:
+        """Whether the directory's name leads to the one that is known. Raises OSError."""
+        return self.place is not None and self._stands(self.place)
+
     def _stands(self, place: tuple[int, int]) -> bool:
         """Whether what now has the directory's name is this one. Raises FileNotFoundError."""
         status = os.stat(os.path.realpath(self.directory))  # noqa: PTH116  # str, as are all paths here

@@ -326,6 +326,32 @@ def test_a_directory_that_vanishes_is_waited_for(
     assert warnings(caplog) == [f"{directory} cannot be read (No such file or directory): waiting for it"]
 
 
+def test_a_link_to_another_release_is_followed(directory: Path, hints_only: None) -> None:
+    """`ln -sfn releases/2 current`, and back: what the link leads to now is announced soon, and watched."""
+    releases = [directory / "1", directory / "2"]
+    for release in releases:
+        release.mkdir()
+        for name in ("a", release.name):
+            (release / name).write_text(release.name)
+    current, new = directory / "current", directory / "new"
+    current.symlink_to(releases[0])
+    feed, tree = Feed(), Tree(current)
+    model = known(tree)
+
+    async def body() -> None:
+        position = 0
+        async with watching(feed, tree):
+            for release in (releases[1], releases[0], releases[1]):
+                new.symlink_to(release)
+                new.rename(current)
+                position = await follow_until(feed, model, position, lambda: model == state(current.resolve()))
+                (current / "a").write_text(f"edited in {release.name}")
+                position = await follow_until(feed, model, position, lambda: model == state(current.resolve()))
+            assert feed.delayed is None
+
+    asyncio.run(body())
+
+
 def test_a_directory_that_is_closed_for_a_while_is_waited_for(
     directory: Path, hints_only: None, looks: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
