@@ -446,7 +446,10 @@ def reply_all(connections: Sequence[HttpProtocol], answer: bytes, *, keep_alive:
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's, but its application can learn that the client leaves while what it sends still goes out."""
+    """uvicorn's, but its application can learn that the client leaves while what it sends still goes out.
+
+    And whether the connection ends is said once.
+    """
 
     leaving = heard = False  # heard: the application has the whole request
 
@@ -462,6 +465,14 @@ class Cycle(RequestResponseCycle):
                 self.heard = self.heard or not message.get("more_body")
                 return message
         return {"type": "http.disconnect"}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            self.keep_alive = self.keep_alive and (b"connection", b"close") not in headers
+            if not self.keep_alive:  # which uvicorn says by itself, and would say beside an application's keep-alive
+                message["headers"] = [each for each in headers if each[0].lower() != b"connection"]
+        await super().send(message)
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         async def to_its_end(scope: Any, receive: Any, send: Any) -> None:
@@ -481,7 +492,6 @@ class UnframedCycle(Cycle):
             headers = message.get("headers", ())
             if not any(name.lower() == b"content-length" for name, _ in headers):
                 self.chunked_encoding, self.expected_content_length = False, math.inf  # type: ignore[assignment]  # no int
-                message["headers"] = [each for each in headers if each[0].lower() != b"connection"]  # it is not kept
         elif self.expected_content_length == math.inf and not message.get("more_body"):
             self.expected_content_length = len(message.get("body", b""))  # type: ignore[arg-type]  # it is bytes
         await super().send(message)

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import logging
+import math
 import re
 import resource
 import socket
@@ -47,7 +48,8 @@ LEANED_ON: dict[str, dict[str, str]] = {
         " timeout_keep_alive_handler timeout_keep_alive_task timeout_keep_alive shutdown server_state"
         " parser flow cycle scope headers url transport loop client server",
         "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": "send receive run_asgi scope transport"
-        " disconnected message_event response_started response_complete chunked_encoding expected_content_length",
+        " disconnected message_event keep_alive response_started response_complete chunked_encoding"
+        " expected_content_length",
         "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading read_paused write_paused",
         SOCKET: "send data_received pause_writing resume_writing handle_events handle_cont handle_parser_exception"
         " send_receive_event_to_app keepalive_timeout writable disconnected conn transport read_paused close_sent"
@@ -570,6 +572,21 @@ def test_http_1_0_gets_a_stream_without_framing_whose_end_is_the_connections(cre
         assert events.endswith(b"}\n\n")
 
     body()
+
+
+@paths
+@on_a_loop
+async def test_a_stream_says_once_that_its_connection_ends(fast: bool) -> None:
+    """Whether the client wants it so or the server drains: there is one Connection, and it is not also to be kept."""
+    app = sse.create_app(Feed(epoch="e"), fast=fast)
+    with serve(app) as server:
+        for field in (b"Connection: close\r\n", b""):
+            with Raw(server) as client:
+                client.send(b"GET /events HTTP/1.1\r\nHost: x\r\n%b\r\n" % field)
+                head = await client.read_until(b"\r\n\r\n")
+            assert re.findall(rb"\r\nconnection: ([^\r]+)", head) == [b"close"]
+            loop_of(server).call_soon_threadsafe(app.leases.drain, 60.0)
+            await until(lambda: app.closing.drained < math.inf)
 
 
 @on_a_loop
