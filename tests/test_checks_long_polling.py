@@ -682,7 +682,7 @@ HOLDS = Corpus(
         "from now": (from_now, "It begins at “now”"),
         "waits first": (waits_first, "as soon as there is some; update 1 waited"),
         "does not hold": (holder(holds=False), "empty after 0.04 s instead of 6: hold"),
-        "holds for ever": (holder(ends=False), "It holds for ever"),
+        "holds for ever": (holder(ends=False), "It holds for too long"),
         "longer": (holder(times=1.4), "empty after 14 s instead of 10"),
         "shorter": (holder(times=0.5), "instead of 10: hold"),
         "a constant": (holder(constant=10.0), "empty after 10 s instead of 6"),

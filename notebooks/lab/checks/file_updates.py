@@ -299,6 +299,8 @@ async def _overtaken(world: _World) -> str | None:
     await asyncio.sleep(SLOW / 2)
     world.delete("slow.txt")
     world.delete("brief.txt")
+    await asyncio.sleep(SLOW / 4)
+    deleted = not (world.copy / "slow.txt").exists()
     await asyncio.sleep(2 * SLOW)
     if await world.settles():
         return None
@@ -307,7 +309,7 @@ async def _overtaken(world: _World) -> str | None:
             f"“brief.txt” was gone before it was fetched, and was asked for {world.asked_for('brief.txt')} times: "
             "after a 404 let it go, the news of it is coming."
         )
-    if world.wrong == ["slow.txt"]:
+    if world.wrong == ["slow.txt"] and deleted:
         return (
             "A deleted file came back: its fetch began before the deletion and ended after it. "
             "Apply the news of one path in their order."
