@@ -79,6 +79,8 @@ CROSSOVERS = Corpus(
     },
     wrong={
         "no base64": (lambda r, w: w * r / (1 - w) if w < 1 else None, "4 bytes for 3"),
+        "no base64, unlimited": (lambda r, w: w * r / (1 - w) if w < 1 else math.inf, "4 bytes for 3"),
+        "no base64, divided by zero": (lambda r, w: w * r / (1 - w), "4 bytes for 3"),
         "3 of 4": (lambda r, w: w * r / (3 / 4 - w), "this makes 3 of 4"),
         "all ask": (lambda r, w: r / (4 / 3 - w), "one for every client"),
         "share twice": (lambda r, w: 3 * w * r, "The share counts twice"),

@@ -27,7 +27,7 @@ from lab.checks.bounded import Misfit, asked_for, bounded, explained, virtually
 from lab.checks.values import shown
 from lab.checks.verdict import Verdict, awaiting, judged
 from lab.clients.event_stream import EventStreamParser
-from lab.virtual import Link, Net, serve
+from lab.virtual import Link, Net, OutOfTime, serve
 from servers import sse
 from servers.feed import Feed
 
@@ -555,7 +555,15 @@ async def _listen(stream: Loop) -> _Heard:
         task.cancel()
     await asyncio.wait({publishing, reading})
     if not reading.cancelled():
-        reading.result()  # raises what the loop raised
+        try:
+            reading.result()  # raises what the loop raised
+        except TimeoutError as over:
+            if isinstance(over, OutOfTime):
+                raise
+            raise Misfit(
+                "In the silence it raised TimeoutError, as `asyncio.timeout` and `asyncio.wait_for` do when the time "
+                "is over: catch it, for the stream goes on."
+            ) from over
     return heard
 
 
