@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +30,15 @@ from lab.virtual import Net
 from tests.support_checks import Corpus, judging, poller
 
 # ── notebook 00 ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cancels(published: list[int], received: list[int]) -> Any:
+    raise asyncio.CancelledError
+
+
+def threaded(published: list[int], received: list[int]) -> Any:
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(len, received).result()
 
 
 def count_faults_stub(published: Any, received: Any) -> Any:
@@ -108,6 +118,8 @@ START_HERE = [
             "a named tuple": lambda p, r: Faults(len(set(p) - set(r)), len(r) - len(set(r))),
         },
         wrong={
+            "cancels": (cancels, "It raised CancelledError"),
+            "a thread": (threaded, "It takes a thread, which would be the real world's"),
             "lengths": (lambda p, r: (len(p) - len(r), len(r) - len(set(r))), "comparing lengths"),
             "lengths, not below zero": (
                 lambda p, r: (max(0, len(p) - len(r)), len(r) - len(set(r))),

@@ -7,6 +7,7 @@ A mistake is named only if the evidence is of that mistake alone; otherwise the 
 what came.
 """
 
+import asyncio
 import contextlib
 import copy
 import dis
@@ -55,7 +56,7 @@ def judged(check: Check) -> Check:
             return STUB
         try:
             return check(answer, *args, **options)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
             if concerns_the_answer(error) or _does_not_fit(answer, error):
                 return Verdict(False, explained(error))
             raise
