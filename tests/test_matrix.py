@@ -37,6 +37,13 @@ def test_nothing_comes_twice(matrix: Matrix) -> None:
     assert {key: cell.keeping.duplicated for key, cell in matrix.items() if cell.keeping.duplicated} == {}
 
 
+def test_a_request_that_brought_updates_was_not_for_nothing(matrix: Matrix) -> None:
+    """An update counts for the request that brought it: of a stream that is reset, both have brought some."""
+    run = matrix["reset", "SSE"].keeping.run
+    assert (run.useful, run.wasted) == (2, 0)
+    assert sum(request.updates for request in run.all_requests) == run.deliveries
+
+
 def test_every_client_catches_up(matrix: Matrix) -> None:
     """No cell ends with a client that has not the newest update."""
     assert not [key for key, cell in matrix.items() if "never" in cell.keeping.aside + cell.forgetting.aside]

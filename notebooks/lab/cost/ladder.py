@@ -4,7 +4,7 @@
     unasked        the same without the question
     sse            encoded once, no queue: servers/sse.py, still on sse-starlette
     woken          ready bytes by ASGI's `send`, one coroutine woken for each client and update
-    file-updates   one task writes to every transport: servers/fan_out.py
+    file-updates   one task writes to every transport: servers/fan_out
 
 `python -m lab.cost.ladder RUNG` serves one of the rungs that stand here, with synthetic edits at even distances; sse
 and file-updates are the real servers. `climb` measures all of them, each in a process of its own, under raw clients.

@@ -2,7 +2,7 @@
 
 Units in bytes of TCP payload ─▶ on_the_network ─▶ the same Units, with heads, acknowledgements and TLS records
 
-A heartbeat of 13 bytes is a packet of 65, and one of 52 comes back to say that it arrived.
+A heartbeat of 18 bytes is a packet of 70, and one of 52 comes back to say that it arrived.
 """
 
 from collections.abc import Mapping

@@ -160,6 +160,7 @@ class World(ABC):
         else:
             number = int(news.removeprefix("file-").removesuffix(".txt"))
             self.arrived.append((memory.number, number, self.now))
+            memory.deliver({"seq": number})
 
     @property
     def complete(self) -> bool:

@@ -172,7 +172,7 @@ def by_tree(
 def rungs(cost: Mapping[str, float], what: Mapping[str, str], real: Sequence[str], *, tag: str = LIVE) -> Picture:
     """CPU seconds for a delivery on each rung of a ladder, and how many times cheaper than the first that is."""
     [first, *_], [*_, last] = cost, cost
-    title = f"The same events cost {first}'s stream {cost[first] / cost[last]:.0f} times the CPU of {last}'s"
+    title = f"For the same events {first} takes {cost[first] / cost[last]:.0f} times the CPU time of {last}"
     told = "; ".join(f"{rung}: {1e6 * each:.0f} µs" for rung, each in cost.items())
     alt = f"Bars, CPU per delivery on each rung, {tag}: {told}."
     picture, axes = blank(title, "CPU time per delivery (µs)", "", height=3.4, alt=alt, tag=tag)
