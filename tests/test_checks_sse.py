@@ -555,7 +555,6 @@ CLIENTS = Corpus(
         "no pause": (Client(pause=0.0), "`retry` asked for 4 s"),
         "polls in disguise": (Client(pause=0.1), "`retry` asked for 4 s"),
         "two seconds, whatever the server says": (Client(pause=2.0), "`retry` asked for 4 s"),
-        "ten seconds, whatever the server says": (Client(pause=10.0), "at the earliest: `retry` asked for 4 s"),
         "an hour": (Client(pause=4000.0), "is the pause too long? `retry` asked for 4 s"),
         "a pause that is too long": (Client(pause=20.0), "It came back 20 s after a cut"),
         "ignores the reset": (Client(relists="never"), "as if nothing had been lost"),

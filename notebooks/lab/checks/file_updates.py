@@ -79,18 +79,7 @@ def crossover(function: Callable[[float, float], float]) -> Verdict:
         whole = isinstance(given, (int, float)) and given == given // 1 and abs(given - exact) <= 1
         return exact if whole else given
 
-    return compared(size, notify_or_inline, {text: _finite(rule) for text, rule in mistakes.items()}, cases, praise)
-
-
-def _finite(rule: Callable[[float, float], float]) -> Callable[[float, float], float | None]:
-    """The rule, None where it divides by zero."""
-
-    def value(request: float, wanted: float) -> float | None:
-        with contextlib.suppress(ZeroDivisionError):
-            return rule(request, wanted)
-        return None
-
-    return value
+    return compared(size, notify_or_inline, mistakes, cases, praise)
 
 
 # ── a mirror ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -344,8 +344,6 @@ def _asks_wrongly(ordeal: _Ordeal) -> str:
     if (shortest := min(ordeal.pauses())) < RETRY - 0.1:
         often = f"{sum(request.refused for request in asked)} requests in {(BACK - OUTAGE) / 2:.0f} s of 503"
         return f"It came back {shortest:.2g} s after a cut or a 503 ({often}): `retry` asked for {RETRY:.0f} s."
-    if shortest > 1.5 * RETRY:
-        return f"It came back {shortest:.2g} s after a cut or a 503 at the earliest: `retry` asked for {RETRY:.0f} s."
     if not any(request.after for request in again):
         return "It comes back without a cursor, which is `Last-Event-ID`: each time, what fell into the pause is lost."
     if run.duplicated:
