@@ -70,6 +70,7 @@ class Leases:
         self._ends: list[tuple[float, int, Lease]] = []  # a heap; some have left, or got an earlier end
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._rings = math.inf  # when the timer does, if there is one (loop time, s); uvloop's cannot always tell
 
     def begin(self, end: Callable[[], None] | None = None) -> Lease:
         """The lease of a stream that begins now."""
@@ -105,12 +106,13 @@ class Leases:
             heapq.heapify(self._ends)
         self._count += 1
         heapq.heappush(self._ends, (end, self._count, lease))
-        if self._timer is None or end < self._timer.when():
+        if self._timer is None or end < self._rings:
             self._look_at(end)
 
     def _look_at(self, moment: float) -> None:
         if self._timer:
             self._timer.cancel()
+        self._rings = moment
         self._timer = asyncio.get_running_loop().call_at(moment, self._look)
 
     def _look(self) -> None:

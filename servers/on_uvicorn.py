@@ -10,8 +10,8 @@ tests/test_on_uvicorn.py holds each name that is used here; when it fails on ano
 What a client sends is bounded in size, number and time before anything is believed. A head and a body have at most
 64 KiB (431, 413), a request arrives within 30 s (408), and little more is read while an answer is under way, nothing
 while it is unsent: whoever pipelines, or reads nothing, waits in its own kernel, and is cut off when it has read
-nothing for 5 minutes. What a client does wrong gets an answer, and is no line in the server's log. The `Doors` of an
-application (guard.py) are asked here, before its front.
+nothing for 5 minutes. Who says that it sends no more is answered what it asked. What a client does wrong gets an
+answer, and is no line in the server's log. The `Doors` of an application (guard.py) are asked here, before its front.
 
 Of uvicorn's parsers httptools is the one; with h11 there would be all this once more.
 """
@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import httptools
 import uvicorn
 from starlette.types import Scope, Send
-from uvicorn._types import ASGI3Application, ASGISendEvent
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame, Opcode
@@ -135,8 +135,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     # In uvicorn's own dict these would make it too large to share its keys, and each of them a cache miss.
     __slots__ = (
-        "at", "doors", "draining", "due", "fields", "front", "held", "in_body", "length", "overdue", "replied", "size",
-        "socket", "unread", "until", "visit",
+        "at", "doors", "draining", "due", "ended", "fields", "front", "held", "in_body", "length", "overdue", "replied",
+        "size", "socket", "unread", "until", "visit",
     )  # fmt: skip
 
     def __init__(self, *args: Any, front: Front | None = None, doors: Doors | None = None, **options: Any) -> None:
@@ -149,7 +149,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.until = self.due = math.inf  # the front's: when that ends, and when it looks at it (loop time, s)
         self.replied = -math.inf  # when the front last answered (loop time, s)
         self.unread, self.at = b"", 0  # what was received, and how much of it was parsed
-        self.in_body = False
+        self.in_body = self.ended = False  # ended: the client says nothing more
         self.size = 0  # bytes of the head, or else of the body, so far
         self.length: int | None = None  # of the body, if it does not come in chunks
         self.overdue: asyncio.TimerHandle | None = None
@@ -187,6 +187,15 @@ class HttpProtocol(HttpToolsProtocol):
             return  # most requests come alone, and whole
         self.unread, self.at = self.unread[max(self.at - 3, 0) :] + data, min(self.at, 3)  # an end may be cut in two
         self.read_on()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio reads is whether it stays open
+        """Answer all that was asked, and hang up. Who is held or streams is taken for one that has left: most have."""
+        self.ended = True
+        if self.held and self.front:
+            self.front.release(self)
+        if not self.answered and not self.in_body:
+            cast(Cycle, self.cycle).leave()
+        return not (self.answered or self.in_body)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -262,6 +271,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.overdue = self.overdue or self.loop.call_later(SLOWEST, self.too_slow)
         else:
             self.unread, self.at = b"", 0
+        if self.ended and self.answered:
+            self.transport.close()
 
     def passes(self, front: Front, head: bytes) -> bool:
         """Whether the doors let it in without a closer look, and the front takes it."""
@@ -274,6 +285,7 @@ class HttpProtocol(HttpToolsProtocol):
             and self.doors.is_harmless(fields.host)
             and self.visit
             and (self.visit.inside or not self.visit.refusal())
+            and not self.ended  # it cannot be held
             and front.take(self, line, fields)
         )
 
@@ -394,8 +406,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        if cycle.scope["http_version"] == "1.0":
-            cycle.__class__ = UnframedCycle  # uvicorn makes its own by name
+        cycle.__class__ = (
+            UnframedCycle if cycle.scope["http_version"] == "1.0" else Cycle
+        )  # uvicorn makes its own by name
+        if self.ended:
+            cast(Cycle, cycle).leave()
         super()._start_asgi_task(cycle, app)
 
 
@@ -430,7 +445,46 @@ def reply_all(connections: Sequence[HttpProtocol], answer: bytes, *, keep_alive:
     connections[0].server_state.total_requests += len(connections)
 
 
-class UnframedCycle(RequestResponseCycle):
+class Cycle(RequestResponseCycle):
+    """uvicorn's, but its application can learn that the client leaves while what it sends still goes out.
+
+    And whether the connection ends is said once.
+    """
+
+    leaving = heard = False  # heard: the application has the whole request
+
+    def leave(self) -> None:
+        """Tell the application, once it has the request."""
+        self.leaving = True
+        self.message_event.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if not (self.leaving and self.heard):
+            message = await super().receive()
+            if not (self.leaving and self.heard):
+                self.heard = self.heard or not message.get("more_body")
+                return message
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] == "http.response.start":
+            headers = message.get("headers", ())
+            self.keep_alive = self.keep_alive and (b"connection", b"close") not in headers
+            if not self.keep_alive:  # which uvicorn says by itself, and would say beside an application's keep-alive
+                message["headers"] = [each for each in headers if each[0].lower() != b"connection"]
+        await super().send(message)
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        async def to_its_end(scope: Any, receive: Any, send: Any) -> None:
+            await app(scope, receive, send)
+            if self.leaving and not self.response_complete:  # a stream that was begun: no error of the application
+                self.disconnected = True
+                self.transport.close()
+
+        await super().run_asgi(to_its_end)
+
+
+class UnframedCycle(Cycle):
     """The answer to a client of HTTP/1.0: without a length, its body ends with the connection (RFC 9112, 6.1, 6.3)."""
 
     async def send(self, message: ASGISendEvent) -> None:
@@ -438,7 +492,6 @@ class UnframedCycle(RequestResponseCycle):
             headers = message.get("headers", ())
             if not any(name.lower() == b"content-length" for name, _ in headers):
                 self.chunked_encoding, self.expected_content_length = False, math.inf  # type: ignore[assignment]  # no int
-                message["headers"] = [each for each in headers if each[0].lower() != b"connection"]  # it is not kept
         elif self.expected_content_length == math.inf and not message.get("more_body"):
             self.expected_content_length = len(message.get("body", b""))  # type: ignore[arg-type]  # it is bytes
         await super().send(message)

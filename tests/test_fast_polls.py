@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from servers.background import Server, ServerError, serve
 from servers.fan_out import TURN, polls
 from servers.feed import Feed
 from servers.service import Service
-from tests.support import Raw, loop_of, on_a_loop, tasks_of, until
+from tests.support import PATIENCE, Raw, loop_of, on_a_loop, tasks_of, until
 from tests.test_fan_out import Alone
 
 EPOCH = "e"
@@ -361,6 +362,22 @@ async def test_a_stop_answers_who_is_held_before_it_hangs_up() -> None:
                 await asyncio.to_thread(server.stop)
             assert (await client.read_all()).endswith(b'{"updates":[],"cursor":"e-1"}')
         assert app.traffic.held == 0
+
+
+@on_a_loop
+async def test_holds_that_are_over_at_once_are_answered() -> None:
+    """Many at one moment, too short for the loop to have a timer for them: each gets its answer, the log no line."""
+    app, _ = fast("long", feed_of(1))
+    with serve(app) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(server)) for _ in range(10)]
+        await until(lambda: len(server._uvicorn.server_state.connections) == len(clients))
+        all_have_asked = threading.Event()
+        loop_of(server).call_soon_threadsafe(all_have_asked.wait, PATIENCE)
+        for client in clients:
+            client.send(get("e-1", CLOSE, wait="0.000000001"))
+        all_have_asked.set()
+        for client in clients:
+            assert (await client.read_all()).endswith(b'{"updates":[],"cursor":"e-1"}')
 
 
 @on_a_loop

@@ -20,7 +20,7 @@ from servers import file_updates, sse, websocket
 from servers.feed import Feed
 from servers.lease import SPREAD, Leases
 from servers.service import Closing, Service
-from tests.support import command, on_a_loop
+from tests.support import command, on_a_loop, until
 
 AGE = 20.0  # s
 STREAMS: dict[str, Callable[[Feed], Service]] = {
@@ -200,6 +200,22 @@ def test_one_timer_for_all() -> None:
     assert min(ages) >= 50
     assert max(ages) <= 100.1
     assert sum(ages) / len(ages) == pytest.approx(75, rel=0.01)
+
+
+def test_leases_that_are_over_at_once_end_on_every_loop() -> None:
+    """A drain of no time, and what begins while it is over, end; uvloop has no timer for what is due."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        leases = Leases(Closing(Feed()))
+        held = [leases.begin() for _ in range(3)]
+        leases.drain(0.0)
+        held += [leases.begin() for _ in range(3)]
+        await until(lambda: all(lease.over for lease in held))
+
+    for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(main())
 
 
 def test_streams_that_left_by_themselves_leave_no_entry_for_ever() -> None:

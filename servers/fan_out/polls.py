@@ -179,6 +179,7 @@ class HeldPolls(Polls):
         self.loop: asyncio.AbstractEventLoop  # the server's
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.rings = math.inf  # when the timer does, if there is one (loop time, s); uvloop's cannot always tell
 
     def serve(self, connection: HttpProtocol, asked: Asked, wish: Wish) -> None:
         """Answer, or hold until there is something later."""
@@ -207,7 +208,7 @@ class HeldPolls(Polls):
         connection.due = moment
         self.entered += 1
         heapq.heappush(self.ends, (moment, self.entered, connection))
-        if self.timer is None or moment < self.timer.when():
+        if self.timer is None or moment < self.rings:
             self.set_timer()
 
     def leave(self, connection: HttpProtocol) -> None:
@@ -234,7 +235,8 @@ class HeldPolls(Polls):
         """One timer for all: it waits for the first end."""
         if self.timer:
             self.timer.cancel()
-        self.timer = self.loop.call_at(self.ends[0][0], self.time_is_up) if self.ends else None
+        self.rings = self.ends[0][0] if self.ends else math.inf
+        self.timer = self.loop.call_at(self.rings, self.time_is_up) if self.ends else None
 
     def time_is_up(self) -> None:
         """Answer those whose hold is over: nothing happened."""
