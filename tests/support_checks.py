@@ -61,10 +61,11 @@ def judging(corpora: Sequence[Corpus]) -> tuple[Callable[..., None], Callable[..
 
     @pytest.mark.parametrize("corpus", corpora, ids=lambda corpus: corpus.name)
     def no_answer(corpus: Corpus) -> None:
-        """The empty stub is told to be empty, and what is no function that it is none."""
+        """The empty stub is told to be empty, what is no function that it is none, and what takes nothing so, too."""
         assert repr(corpus.check(corpus.stub)).startswith("Not yet. This is still the empty stub")
         for thing in (None, 3, (0, 1), "answer"):
             assert "no function" in corpus.check(thing).text
+        assert "takes 0 positional arguments but" in corpus.check(lambda: len("answer")).text
 
     return right, wrong, no_answer
 

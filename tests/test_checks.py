@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +30,15 @@ from lab.virtual import Net
 from tests.support_checks import Corpus, judging, poller
 
 # ── notebook 00 ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cancels(published: list[int], received: list[int]) -> Any:
+    raise asyncio.CancelledError
+
+
+def threaded(published: list[int], received: list[int]) -> Any:
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(len, received).result()
 
 
 def count_faults_stub(published: Any, received: Any) -> Any:
@@ -108,6 +118,8 @@ START_HERE = [
             "a named tuple": lambda p, r: Faults(len(set(p) - set(r)), len(r) - len(set(r))),
         },
         wrong={
+            "cancels": (cancels, "It raised CancelledError"),
+            "a thread": (threaded, "It takes a thread, which would be the real world's"),
             "lengths": (lambda p, r: (len(p) - len(r), len(r) - len(set(r))), "comparing lengths"),
             "lengths, not below zero": (
                 lambda p, r: (max(0, len(p) - len(r)), len(r) - len(set(r))),
@@ -244,6 +256,25 @@ async def synchronous_call(url: str, log: ClientLog) -> None:
         httpx.get(f"{url}/updates", trust_env=False)  # noqa: ASYNC210
 
 
+async def in_a_thread(url: str, log: ClientLog) -> None:
+    with log.request():
+        await asyncio.to_thread(httpx.get, f"{url}/updates")
+
+
+async def dropping(url: str, log: ClientLog) -> None:
+    """Asks for everything each time, and hands over what it has not handed over yet."""
+    handed_over = set[int]()
+    take = log.deliver
+
+    def deliver(update: Any) -> None:
+        if update["seq"] not in handed_over:
+            handed_over.add(update["seq"])
+            take(update)
+
+    log.deliver = deliver  # type: ignore[method-assign]
+    await poller(moves=False)(url, log)
+
+
 async def sleeps(url: str, log: ClientLog) -> None:
     async with httpx.AsyncClient(**HTTP) as http:
         while True:
@@ -344,6 +375,8 @@ SHORT_POLLING = [
             "the module": (lambda interval, rng: interval * random.uniform(0.9, 1.1), "from `rng`"),
             "numpy's own": (lambda interval, rng: interval * np.random.uniform(0.9, 1.1), "from `rng`"),
             "a text": (lambda interval, rng: "soon", "'soon', no number"),
+            "milliseconds": (lambda interval, rng: 1000 * interval * rng.uniform(0.9, 1.1), "should fill 9 to 11 s"),
+            "mostly below": (lambda interval, rng: interval * (0.9 + 0.2 * rng.random() ** 3), "the mean pause is 9.5"),
             "not a number": (lambda interval, rng: float("nan"), "nan, no number"),
             "no return": (lambda interval, rng: print(end=""), "Is there a `return`?"),
             "a wrong name": (lambda interval, rng: rng.unifrom(0.9, 1.1), "has no attribute 'unifrom'"),
@@ -380,6 +413,9 @@ SHORT_POLLING = [
             "starts over": (poller(starts_over=True), "started over"),
             "gives up": (poller(gives_up=True), "never asked again"),
             "no time limit": (poller(limit=None), "a time limit is missing"),
+            "a time limit below the round trip": (poller(limit=0.01), "shorter than a round trip"),
+            "in a thread": (in_a_thread, "From its thread it reaches for the real world"),
+            "drops what comes again": (dropping, "came again, and were dropped: the cursor does not move"),
             "no pause": (poller(pause=0.0), "pause missing"),
             "1 s": (poller(pause=1.0, heeds=lambda seconds: seconds), "lie 1.1 s; it should ask every 5 s"),
             "15 s between": (poller(pause=15.0), "lie 15.1 s"),
@@ -430,6 +466,7 @@ def test_every_exercise_has_a_corpus() -> None:
         (np.int64(3), 3),
         (np.float32(0.1), 0.1),
         (np.array(2.5), 2.5),
+        (np.longdouble(2.5), 2.5),
         (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
         (Fraction(1, 3), 1 / 3),
         (Decimal("0.6"), 0.5 + 0.1),
@@ -455,6 +492,11 @@ def test_values_of_any_kind_are_the_same(given: Any, wanted: Any) -> None:
 def test_other_values_are_not(given: Any, wanted: Any) -> None:
     """What is no number, another number, or another row is not the same."""
     assert not same(plain(given), plain(wanted))
+
+
+def test_an_objects_address_is_not_shown() -> None:
+    """It would be another one at each run."""
+    assert shown(object()) == "<object object>"
 
 
 def test_values_are_shown_rounded() -> None:

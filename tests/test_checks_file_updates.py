@@ -79,6 +79,7 @@ CROSSOVERS = Corpus(
     },
     wrong={
         "no base64": (lambda r, w: w * r / (1 - w) if w < 1 else None, "4 bytes for 3"),
+        "no base64, unlimited": (lambda r, w: w * r / (1 - w) if w < 1 else math.inf, "4 bytes for 3"),
         "3 of 4": (lambda r, w: w * r / (3 / 4 - w), "this makes 3 of 4"),
         "all ask": (lambda r, w: r / (4 / 3 - w), "one for every client"),
         "share twice": (lambda r, w: 3 * w * r, "The share counts twice"),
@@ -91,7 +92,7 @@ CROSSOVERS = Corpus(
         "a constant": (lambda r, w: 288, "For 470, 0.13 it gives 288"),
         "two off": (lambda r, w: math.ceil(law(r, w)) + 2, "it gives 290, and should give 288"),
         "1.33": (lambda r, w: w * r / (1.33 - w), "and should give"),
-        "divides by zero": (lambda r, w: w * r / (1 - w), "ZeroDivisionError"),
+        "divides by zero": (lambda r, w: w * r / (1 - w), "4 bytes for 3"),
         "nothing": (lambda r, w: print(end=""), "Is there a `return`?"),
         "a word": (lambda r, w: str(law(r, w)), "and should give 288"),
         "async": (an_async_def, "async def"),

@@ -251,6 +251,7 @@ CLIENTS = Corpus(
             "its own time limit must lie above",
         ),
         "up again": (finder(more=lambda wait: 60), "and is cut: ask for less after each 504, and stay there"),
+        "a minute in ms": (finder(first=60_000), "At first it asks to be held for 60000 s"),
         "a second less": (finder(less=lambda wait: wait - 1), "and is cut: ask for less after each 504"),
         "7 % less": (finder(less=lambda wait: 0.93 * wait), "times before it had found its hold"),
         "no time limit": (finder(limit=lambda wait: None), "a time limit is missing"),
@@ -271,7 +272,7 @@ CLIENTS = Corpus(
         "a pause": (finder(pause=2.0), "lie 2.0 s"),
         "without log.request": (finder(says_so=False), "no request inside"),
         "another address": (finder(path="/update"), "answered 404"),
-        "the default hold": (finder(asks_for_a_hold=False, limit=lambda wait: 35), "for 30 s every time"),
+        "the default hold": (finder(asks_for_a_hold=False, limit=lambda wait: 35), "It never says how long to hold it"),
         "a synchronous call": (synchronous_call, "It waits without `await`"),
         "time.sleep": (sleeps, "waits by `time.sleep(1)`"),
         "busy": (busy, "does not come to an end"),
@@ -465,6 +466,7 @@ def holder(
     gives: Callable[[list[int]], Any] = lambda updates: updates,
     reads_again: bool = True,
     sleeps_first: float = 0.0,
+    guesses: bool = False,
 ) -> Callable[[checks.Archive, int, float], Any]:
     """The waiting half of a server, or one of its mutants."""
 
@@ -483,6 +485,8 @@ def holder(
             if not catches:
                 raise
             return []
+        if guesses:
+            return [after + 1]
         await asyncio.sleep(sleeps_first)
         return gives(await archive.read(after)) if reads_again else updates
 
@@ -682,7 +686,8 @@ HOLDS = Corpus(
         "from now": (from_now, "It begins at “now”"),
         "waits first": (waits_first, "as soon as there is some; update 1 waited"),
         "does not hold": (holder(holds=False), "empty after 0.04 s instead of 6: hold"),
-        "holds for ever": (holder(ends=False), "It holds for ever"),
+        "guesses the number": (holder(guesses=True), "and has not read it: more than one"),
+        "holds for ever": (holder(ends=False), "It holds for too long"),
         "longer": (holder(times=1.4), "empty after 14 s instead of 10"),
         "shorter": (holder(times=0.5), "instead of 10: hold"),
         "a constant": (holder(constant=10.0), "empty after 10 s instead of 6"),

@@ -365,6 +365,14 @@ FLEETS = Corpus(
                 math.ceil(n * c / d), math.ceil(n * (r * c + b / h) / 0.7), math.ceil(n / m)
             ), "whole clients",
         ),
+        "parts of clients, no heartbeats": (
+            lambda n, r, d, c, b, h, m: max(math.ceil(n * c / d), math.ceil(n * r * c / 0.7), math.ceil(n / m)),
+            "as if heartbeats were free",
+        ),
+        "parts of clients, any number of them": (
+            lambda n, r, d, c, b, h, m: max(math.ceil(n * c / d), math.ceil(n * (r * c + b / h) / 0.7)),
+            "each takes a descriptor",
+        ),
         "not whole": (lambda n, r, d, c, b, h, m: n / int(min(d / c, 0.7 / (r * c + b / h), m)), "whole numbers"),
         "clients of a process": (lambda n, r, d, c, b, h, m: int(min(d / c, 0.7 / (r * c + b / h), m)), "it gives"),
         "nothing": (lambda n, r, d, c, b, h, m: print(end=""), "Is there a `return`?"),

@@ -140,7 +140,7 @@ BREAK_EVENS = Corpus(
         "the sign": (lambda a, b, c: a / (b - c) if c > b else math.inf, "sign is turned round"),
         "abs": (lambda a, b, c: a / abs(c - b) if b != c else math.inf, "The sign counts"),
         "negative": (lambda a, b, c: a / (c - b) if b != c else math.inf, "No interval has a negative number"),
-        "divides by zero": (lambda a, inside, push: a / (push - inside), "ZeroDivisionError"),
+        "divides by zero": (lambda a, inside, push: a / (push - inside), "No interval has a negative"),
         "None": (lambda a, b, c: a / (c - b) if c > b else None, "there is no such λT: say `math.inf`"),
         "nan": (lambda a, b, c: a / (c - b) if c > b else math.nan, "there is no such λT"),
         "nought": (lambda a, b, c: a / (c - b) if c > b else 0, "there is no such λT"),

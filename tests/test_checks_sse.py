@@ -44,6 +44,7 @@ class Parser:
     at_the_end: bool = False
     mark: bool = True
     errors: str = "replace"
+    lowers: bool = False
 
     def __call__(self, chunks: Iterable[bytes]) -> Iterator[Parsed]:
         self_type, name, data = "", "", list[str]()
@@ -67,7 +68,7 @@ class Parser:
     def field(self, line: str) -> tuple[str, str]:
         parts = line.split(": " if self.needs_space else ":", self.colons)
         value = parts[1] if len(parts) > 1 else ""
-        return parts[0], {
+        return parts[0].lower() if self.lowers else parts[0], {
             "one": value.removeprefix(" "),
             "all": value.strip(),
             "none": value,
@@ -237,6 +238,8 @@ PARSERS = Corpus(
         "swallows empty data": (Parser(dispatches="text"), "still data"),
         "takes the end for a blank line": (Parser(at_the_end=True), "never happened"),
         "keeps the mark": (Parser(mark=False), "byte order mark"),
+        "Latin-1": (lambda chunks: Parser()(chunk.decode("latin-1").encode() for chunk in chunks), "stream is UTF-8"),
+        "any case": (Parser(lowers=True), "Capital letters count"),
         "stops at bad UTF-8": (Parser(errors="strict"), "It raised UnicodeDecodeError"),
         "a tutorial's": (tutorial, "Only one space after the colon"),
         "one instead of three": (lambda chunks: [("message",)], "not (type, data, last_event_id)"),
@@ -552,6 +555,7 @@ CLIENTS = Corpus(
         "no pause": (Client(pause=0.0), "`retry` asked for 4 s"),
         "polls in disguise": (Client(pause=0.1), "`retry` asked for 4 s"),
         "two seconds, whatever the server says": (Client(pause=2.0), "`retry` asked for 4 s"),
+        "an hour": (Client(pause=4000.0), "is the pause too long? `retry` asked for 4 s"),
         "a pause that is too long": (Client(pause=20.0), "It came back 20 s after a cut"),
         "ignores the reset": (Client(relists="never"), "as if nothing had been lost"),
         "lists at each stream": (Client(relists="always"), "listed again"),
@@ -590,6 +594,7 @@ def loop(
     newest: bool = False,
     backwards: bool = False,
     several: bool = False,
+    skips: int = 0,
 ) -> Callable[..., AsyncGenerator[str, None]]:
     """The solution of the fourth exercise, or one of its mutants."""
 
@@ -602,7 +607,7 @@ def loop(
                 yield "".join(block.format(*entry) for entry in found)
                 position, found = found[-1][0], []
             for number, text in found[-1:] if newest else found[::-1] if backwards else found:
-                position = max(number, position) if moves else position
+                position = max(number + skips, position) if moves else position
                 yield block.format(number, text)
             if race:
                 news = journal.news()
@@ -785,6 +790,7 @@ LOOPS = Corpus(
         "restless": (loop(restless=True), "each block begins the silence anew"),
         "half a heartbeat": (loop(patience=0.5), "each block begins the silence anew"),
         "two heartbeats": (loop(patience=2.0), "longer than `heartbeat`"),
+        "runs ahead": (loop(skips=1), "the position moved further than what was sent"),
         "only the newest": (loop(newest=True), "Number 3 never came"),
         "backwards": (loop(backwards=True), "out of order"),
         "polls": (polls, "which is polling"),
@@ -794,7 +800,7 @@ LOOPS = Corpus(
         "ends": (ends, "ended by itself"),
         "one list": (one_list, "no async generator"),
         "not async": (plain_generator, "no async generator"),
-        "raises": (raises, "It raised TimeoutError"),
+        "raises": (raises, "In the silence it raised TimeoutError"),
         "bytes": (in_bytes, "a block is a text"),
         "time.sleep": (blocks_the_loop, "time.sleep"),
     },

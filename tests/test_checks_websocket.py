@@ -135,6 +135,10 @@ FRAMES = Corpus(
             short_or_nothing,
             "For a text of 200 bytes it fails: such a length needs the longer field. It raised Val",
         ),
+        "ASCII": (
+            lambda text, key: frame(text.encode("ascii"), key),
+            "For a text of 200 bytes it fails. It raised UnicodeEncodeError",
+        ),
         "one byte": (lambda text, key: b"\x81", "For a text of 5 bytes byte 1 (mask bit and length) is missing"),
         "the text": (lambda text, key: text, "it gives str, and should give bytes"),
         "a list": (lambda text, key: list(frame(text.encode(), key)), "it gives list, and should give bytes"),
@@ -167,6 +171,16 @@ def address_of(url: str, after: str | None) -> str:
 def at_once(log: ClientLog, updates: list[Any]) -> None:
     for update in updates:
         log.deliver(update)
+
+
+def but_once() -> Callable[[ClientLog, list[Any]], None]:
+    """Hands over what it has not handed over yet."""
+
+    def deliver(log: ClientLog, updates: list[Any]) -> None:
+        known = {seq for seq, _ in log.deliveries}
+        at_once(log, [update for update in updates if update["seq"] not in known])
+
+    return deliver
 
 
 def follower(
@@ -432,6 +446,11 @@ CLIENTS = Corpus(
             "The server refused the cursor '1700",
         ),
         "no pause": (follower(pause=0.0), "while the server was going (1001): pause before you come back"),
+        "an hour": (follower(pause=3600.0), "it did not come back in 225 s: is its pause too long?"),
+        "drops what comes again": (
+            follower(cursor=lambda first, last: first, delivers=but_once()),
+            "brings everything again, which is then dropped",
+        ),
         "a tenth of a second": (follower(pause=0.1), "handshakes in 15 s while the server was going"),
         "no pause in one request": (one_request_and_no_pause, "while the server was going (1001): pause before"),
         "one request": (one_request, "but 1 request in the log: `with log.request():` belongs around each connection"),

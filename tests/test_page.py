@@ -1,5 +1,8 @@
 """Tests of lab.figures.page: what a notebook shows besides figures."""
 
+from fractions import Fraction
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from lab.figures.page import Comparison, Source, claims
     [(0, "0"), (12345, "12,345"), (0.04567, "0.0457"), (985.4, "985"), (1075.0, "1,075"), (-2840.6, "-2,841")],
 )
 def test_numbers_are_shown_to_three_digits_and_never_as_powers_of_ten(value: float, shown: str) -> None:
-    """Whole numbers in full, others to three digits, from a thousand on to the unit."""
+    """Whole numbers in full, others to three digits, from a thousand on to the unit, unless they are huge."""
     assert Comparison(head={"row": value}).rows == [("row", shown)]
 
 
@@ -38,6 +41,22 @@ def test_a_guess_in_words_is_shown_and_answered_kindly() -> None:
     assert repr(table).splitlines()[-1] == "“three” is no number: only those can be compared."
     assert "“three” is no number" in table._repr_html_()
     assert "“a”, “b” are no numbers" in repr(Comparison(guess={"x": "a", "y": "b"}))
+
+
+@pytest.mark.parametrize("odd", [(0.1, 0.5), [1], {2: 3}, float("nan"), ..., 1j, b"3", float, np.array([1.0])])
+def test_a_guess_that_is_no_number_is_answered_kindly(odd: Any) -> None:
+    """Whatever a guess is, nothing is raised, and the table says that it cannot be compared."""
+    assert "is no number" in repr(Comparison(**{"guess (ms)": {"x": odd}}))
+
+
+@pytest.mark.parametrize(
+    "guess", [-1, 0, True, 10**400, -(10**5000), float("inf"), Fraction(1, 3), np.float64(2)], ids=type
+)
+def test_a_guess_may_be_any_number(guess: Any) -> None:
+    """However large it is, its cell is short."""
+    table = Comparison(guess={"x": guess})
+    assert len(table.rows[0][1]) < 13
+    assert "no number" not in repr(table)
 
 
 def test_claims_show_what_held() -> None:

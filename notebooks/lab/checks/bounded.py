@@ -119,6 +119,15 @@ def explained(error: BaseException) -> str:
         return f"It waits by `{error}`: meanwhile nothing else runs, so `await asyncio.sleep(…)` instead{at}"
     if isinstance(error, EscapedVirtualTime):
         what = str(error).partition(" inside ")[0]
+        if what.startswith(("a thread", "a process", "a UUID")):
+            return f"It takes {what}, which would be the real world's, and here all is virtual: do without{at}"
+        if any(
+            frame.f_code is VirtualLoop.run_in_executor.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)
+        ):
+            return (
+                f"From its thread it reaches for the real world ({what}), and here network and time are virtual: use "
+                f"what can be awaited, as `httpx.AsyncClient`{at}"
+            )
         return (
             f"It waits without `await` ({what}): meanwhile nothing else runs. Use what can be awaited, as "
             f"`httpx.AsyncClient`{at}"

@@ -79,18 +79,7 @@ def crossover(function: Callable[[float, float], float]) -> Verdict:
         whole = isinstance(given, (int, float)) and given == given // 1 and abs(given - exact) <= 1
         return exact if whole else given
 
-    return compared(size, notify_or_inline, {text: _finite(rule) for text, rule in mistakes.items()}, cases, praise)
-
-
-def _finite(rule: Callable[[float, float], float]) -> Callable[[float, float], float | None]:
-    """The rule, None where it divides by zero."""
-
-    def value(request: float, wanted: float) -> float | None:
-        with contextlib.suppress(ZeroDivisionError):
-            return rule(request, wanted)
-        return None
-
-    return value
+    return compared(size, notify_or_inline, mistakes, cases, praise)
 
 
 # ── a mirror ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,6 +288,8 @@ async def _overtaken(world: _World) -> str | None:
     await asyncio.sleep(SLOW / 2)
     world.delete("slow.txt")
     world.delete("brief.txt")
+    await asyncio.sleep(SLOW / 4)
+    deleted = not (world.copy / "slow.txt").exists()
     await asyncio.sleep(2 * SLOW)
     if await world.settles():
         return None
@@ -307,7 +298,7 @@ async def _overtaken(world: _World) -> str | None:
             f"“brief.txt” was gone before it was fetched, and was asked for {world.asked_for('brief.txt')} times: "
             "after a 404 let it go, the news of it is coming."
         )
-    if world.wrong == ["slow.txt"]:
+    if world.wrong == ["slow.txt"] and deleted:
         return (
             "A deleted file came back: its fetch began before the deletion and ended after it. "
             "Apply the news of one path in their order."

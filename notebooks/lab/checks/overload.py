@@ -120,6 +120,11 @@ def _stopped(evidence: Evidence) -> str:
     if isinstance(evidence.raised, ExperimentError):
         if "no request" in text:
             return "It made no request inside `with log.request():`, so nothing can be counted."
+        if "counted less" in text:
+            return (
+                "The server saw fewer requests than were made: they were given up on their way. Is the time limit "
+                f"shorter than a round trip, {2 * DELAY:g} s?"
+            )
         return text
     if evidence.asked and evidence.asked[-1].status == UNANSWERED:
         return f"It stopped when an answer did not come in time: catch that, and ask again. {text}"
@@ -167,6 +172,8 @@ def delivers_wrongly(evidence: Evidence) -> str | None:
         return _came_again(evidence, came)
     if unseen := set(brought) - set(came):
         return f"The answers brought {len(unseen)} updates that were not handed over: `log.deliver(update)` for each."
+    if len(brought) > len(set(brought)) and len({request.after for request in evidence.asked}) == 1:
+        return f"{len(brought) - len(set(brought))} updates came again, and were dropped: the cursor does not move."
     if run.lost:
         jumps = sum(_jumps(evidence))
         why = " A request left the cursor out, or sent another one than the last answer's." if jumps else ""

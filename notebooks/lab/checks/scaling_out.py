@@ -36,14 +36,19 @@ class SharedLog:
     """
 
     def __init__(self, seed: int = 1) -> None:
-        self.entries: list[tuple[int, Any]] = []
+        self._entries: list[tuple[int, Any]] = []
         self.conflicts = self.counted = 0
         self._draw, self._refused = random.Random(seed), Counter[int]()
+
+    @property
+    def entries(self) -> tuple[tuple[int, Any], ...]:
+        """All that was added, with its numbers."""
+        return tuple(self._entries)
 
     async def last(self) -> int:
         """The newest entry's number."""
         await self._travel()
-        newest = self.entries[-1][0] if self.entries else 0
+        newest = self._entries[-1][0] if self._entries else 0
         await self._travel()
         return newest
 
@@ -60,7 +65,7 @@ class SharedLog:
         await self._travel()
         if isinstance(number, bool) or not isinstance(number, int):
             raise Misfit(f"An entry's number is a whole number, not {number!r}.")
-        taken = bool(self.entries) and number <= self.entries[-1][0]
+        taken = bool(self._entries) and number <= self._entries[-1][0]
         if taken:
             self.conflicts += 1
             self._refused[number] += 1
@@ -70,10 +75,10 @@ class SharedLog:
                     "newest number again, and add one to it."
                 )
         else:
-            self.entries.append((number, update))
+            self._entries.append((number, update))
         await self._travel()
         if taken:
-            raise Conflict(f"{number} is not above {self.entries[-1][0]}")
+            raise Conflict(f"{number} is not above {self._entries[-1][0]}")
 
     async def _travel(self) -> None:
         await asyncio.sleep(self._draw.uniform(*LATENCY))
@@ -197,35 +202,35 @@ def size_fleet(function: Callable[..., int]) -> Verdict:
 
         return processes
 
-    def shared_descriptors(n: int, rate: float, deadline: float, c: float, beat: float, every: float, m: int) -> Any:
-        del m
-        return rule(by=(0, 1))(n, rate, deadline, c, beat, every, 0)
+    def either(**mistaken: Any) -> tuple[Callable[..., Any], ...]:
+        """The rule with a mistake, for whole clients in a process and for parts of them."""
+        return rule(**mistaken), rule(floor=float, **mistaken)
 
-    def seconds_as_rate(n: int, rate: float, deadline: float, c: float, beat: float, every: float, most: int) -> Any:
-        return math.ceil(n / math.floor(min(deadline / c, LOAD / (rate * c + beat * every), most)))
+    def turned(rule: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *case: rule(*case[:5], 1 / case[5], case[6])
 
     mistakes: dict[str, Callable[..., Any] | tuple[Callable[..., Any], ...]] = {
         "It looks as if heartbeats were free: in a quiet fleet they are nearly all there is to do.": (
-            rule(beats=0.0), rule(beats=0.0, by=(0, 1)),
+            *either(beats=0.0), *either(beats=0.0, by=(0, 1)),
         ),
         "The average load fits, but the last client is late: an update comes for all clients of a process at once, "
-        "and they are served one after the other.": (rule(by=(1, 2)), rule(by=(1,))),
+        "and they are served one after the other.": (*either(by=(1, 2)), *either(by=(1,))),
         "It looks as if a process could have any number of connections: each takes a descriptor, and the limit is "
-        "the process's.": shared_descriptors,
-        "That leaves no room: at 100 % of its time every process is late for ever. Keep to 70 %.": rule(load=1.0),
+        "the process's.": either(by=(0, 1)),
+        "That leaves no room: at 100 % of its time every process is late for ever. Keep to 70 %.": either(load=1.0),
         "That rounds down: the clients that are left over need a process, too.": (
-            rule(whole=math.floor), rule(whole=round),
+            *either(whole=math.floor), *either(whole=round),
         ),
-        "The tightest limit counts, not the loosest.": rule(least=max),
+        "The tightest limit counts, not the loosest.": either(least=max),
         "The deadline alone does not size it: many updates make a process busy even if each is in time.": (
-            rule(by=(0, 2)), rule(by=(0,)),
+            *either(by=(0, 2)), *either(by=(0,)),
         ),
-        "A client makes 1/heartbeat heartbeats in a second, not `heartbeat`.": seconds_as_rate,
+        "A client makes 1/heartbeat heartbeats in a second, not `heartbeat`.": tuple(map(turned, either())),
         "A process serves whole clients: round down what it holds before the fleet is divided by it.": (
             rule(floor=float)
         ),
         "That counts one process too many where the last one is full: nobody is left over then.": (
-            rule(whole=lambda fleet: math.floor(fleet) + 1),
+            either(whole=lambda fleet: math.floor(fleet) + 1)
         ),
         "Processes are counted in whole numbers: round up.": (rule(whole=float), rule(whole=float, floor=float)),
     }  # fmt: skip

@@ -92,20 +92,7 @@ def break_even(function: Callable[[float, float, float], float]) -> Verdict:
         return lambda request, poll, push: formula(request, poll, push) if push > poll else math.inf
 
     named: dict[str, Any] = {text: (formula, guarded(formula)) for text, formula in mistakes.items()}
-    named |= {text: _anywhere(formula) for text, formula in cheaper.items()}
-    return compared(function, theory.poll_or_push, named, cases, praise, only={never: (3, 4)})
-
-
-def _anywhere(formula: Callable[..., float]) -> Callable[..., float]:
-    """The formula, infinite where it divides by zero."""
-
-    def value(*case: float) -> float:
-        try:
-            return formula(*case)
-        except ZeroDivisionError:
-            return math.inf
-
-    return value
+    return compared(function, theory.poll_or_push, named | cheaper, cases, praise, only={never: (3, 4)})
 
 
 def polls_fit(function: Callable[[int, float, float, float, float, float], bool]) -> Verdict:

@@ -27,7 +27,7 @@ from lab.checks.bounded import Misfit, asked_for, bounded, explained, virtually
 from lab.checks.values import shown
 from lab.checks.verdict import Verdict, awaiting, judged
 from lab.clients.event_stream import EventStreamParser
-from lab.virtual import Link, Net, serve
+from lab.virtual import Link, Net, OutOfTime, serve
 from servers import sse
 from servers.feed import Feed
 
@@ -47,6 +47,8 @@ RULES: Sequence[tuple[bytes, str]] = (
     (b"id: 7\ndata: x\n\nid\ndata: y\n\n", "An empty id takes the id back."),
     (b": x\n\nid: 7\n\nevent: a\n\n", "A block without data is no event: a comment, an id alone, a type alone."),
     (b"data: x\n: y\nfoo: z\ndata\n\n", "Comments and unknown fields do nothing; `data` alone is an empty line of it."),
+    (b"data: x\nData: y\n\n", "Capital letters count: `Data` is an unknown field."),
+    ("data: \xe9 \u2260 \u732b\n\n".encode(), "An event stream is UTF-8, and nothing else."),
     (b"data\n\ndata:\ndata:\n\n", "A data field without a value is still data: an event with empty text."),
     (b"data: x\r\ndata: y\r\n\r\n", "CRLF ends a line, too: both bytes together, once."),
     (b"data: x\r\rdata: y\r\rdata", "Not only LF ends a line: a CR alone does, too."),
@@ -335,7 +337,10 @@ def _asks_wrongly(ordeal: _Ordeal) -> str:
         return "It gave up at the 503, as a browser does; nothing after it arrived."
     if survived := [cut for cut in ordeal.cuts if cut > asked[-1].at]:
         which = ("first", "second", "third")[-len(survived)]
-        return f"It never came back after the {which} cut: what ends its loop?"
+        return (
+            f"It never came back after the {which} cut: does its loop end, or is the pause too long? `retry` asked for "
+            f"{RETRY:.0f} s."
+        )
     if (shortest := min(ordeal.pauses())) < RETRY - 0.1:
         often = f"{sum(request.refused for request in asked)} requests in {(BACK - OUTAGE) / 2:.0f} s of 503"
         return f"It came back {shortest:.2g} s after a cut or a 503 ({often}): `retry` asked for {RETRY:.0f} s."
@@ -548,7 +553,15 @@ async def _listen(stream: Loop) -> _Heard:
         task.cancel()
     await asyncio.wait({publishing, reading})
     if not reading.cancelled():
-        reading.result()  # raises what the loop raised
+        try:
+            reading.result()  # raises what the loop raised
+        except TimeoutError as over:
+            if isinstance(over, OutOfTime):
+                raise
+            raise Misfit(
+                "In the silence it raised TimeoutError, as `asyncio.timeout` and `asyncio.wait_for` do when the time "
+                "is over: catch it, for the stream goes on."
+            ) from over
     return heard
 
 
@@ -602,6 +615,8 @@ def _misses(heard: _Heard) -> str:
             what = f"Number {number} came {delay:.0f} s late" if number in moments else f"Number {number} never came"
             if not heard.journal.waits:
                 return f"{what}: nothing waits for `journal.news()`."
+            if number not in moments and number < max(moments):
+                return f"{what}, and later ones did: the position moved further than what was sent."
             if any(begin <= at <= end for begin, end in heard.busy):
                 return f"{what}; it was published while a block was being written. {RACE}"
             return f"{what}: wait for `journal.news()` and for the heartbeat, whichever is first."

@@ -6,6 +6,7 @@ numpy, Fraction, Decimal, a generator, a tuple ─▶ plain: numbers and lists �
 import contextlib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Set
 from decimal import Decimal
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import Any
 MANY = 100_000  # entries; an iterable that gives more has no end
 CLOSE = 1e-6  # relative: single precision is precise enough, and no mistake is that small
 LONG = 100  # characters of a value in a text
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object; it says nothing, and is another one each time
 
 
 def plain(value: Any) -> Any:
@@ -21,8 +23,15 @@ def plain(value: Any) -> Any:
 
     Raises ValueError for an iterable without an end, and whatever a generator raises.
     """
-    if hasattr(value, "tolist"):  # numpy's arrays and scalars
-        return plain(value.tolist())
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars; some of these have no counterpart in Python
+        given = value.tolist()
+        return (
+            plain(given)
+            if type(given) is not type(value)
+            else float(given)
+            if isinstance(given, numbers.Real)
+            else given
+        )
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
         return value
     if isinstance(value, (Decimal, numbers.Real)):
@@ -59,5 +68,5 @@ def shown(value: Any) -> str:
     elif isinstance(value, tuple):
         text = f"({', '.join(map(shown, value))})"
     else:
-        text = getattr(value, "__name__", None) or repr(value)  # a function's name, without its address
+        text = getattr(value, "__name__", None) or ADDRESS.sub("", repr(value))
     return text if len(text) <= LONG else text[: LONG - 1] + "…"

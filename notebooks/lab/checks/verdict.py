@@ -7,10 +7,13 @@ A mistake is named only if the evidence is of that mistake alone; otherwise the 
 what came.
 """
 
+import asyncio
+import contextlib
 import copy
 import dis
 import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -53,8 +56,8 @@ def judged(check: Check) -> Check:
             return STUB
         try:
             return check(answer, *args, **options)
-        except (Exception, SystemExit) as error:
-            if concerns_the_answer(error):
+        except (Exception, SystemExit, GeneratorExit, asyncio.CancelledError) as error:
+            if concerns_the_answer(error) or _does_not_fit(answer, error):
                 return Verdict(False, explained(error))
             raise
 
@@ -68,6 +71,12 @@ def _no_function(answer: Any) -> str:
     else:
         what = f"{shown(answer)}, and no function"
     return f"That is {what}: give the check the function itself, its name without brackets behind it."
+
+
+def _does_not_fit(answer: Answer, error: BaseException) -> bool:
+    """Whether it is an answer that takes other arguments than the check gives."""
+    name = re.escape(getattr(inspect.unwrap(answer), "__qualname__", "") or type(answer).__call__.__qualname__)
+    return isinstance(error, TypeError) and bool(re.match(rf"{name}\(\) (takes|missing|got) ", str(error)))
 
 
 def is_stub(function: Answer) -> bool:
@@ -107,6 +116,9 @@ def compared(
     wrong = [n for n, (came, due) in enumerate(zip(given, wanted, strict=True)) if not same(came, due)]
     if not wrong:
         return Verdict(True, praise)
+    like = [text for text, functions in mistakes.items() if any(_like(given, f, cases) for f in _several(functions))]
+    if len(like) == 1:
+        return Verdict(False, like[0])
     if raised := [n for n in wrong if isinstance(given[n], Exception)]:
         return Verdict(False, f"For {named(cases[raised[0]])}: {explained(given[raised[0]])}")
     case, came = cases[wrong[0]], given[wrong[0]]
@@ -114,9 +126,6 @@ def compared(
     if seen == due and isinstance(came, (int, float)):  # they differ in digits that are not shown
         seen, due = f"{came!r}", f"{right(*case)!r}, not rounded"
     first = f"For {named(case)} it gives {seen}, and should give {due}."
-    like = [text for text, functions in mistakes.items() if any(_like(given, f, cases) for f in _several(functions))]
-    if len(like) == 1:
-        return Verdict(False, like[0])
     for text, numbers in (only or {}).items():
         if set(wrong) <= set(numbers):
             return Verdict(False, f"{text}\n{first}")
@@ -130,7 +139,12 @@ def _several(functions: Answer | tuple[Answer, ...]) -> tuple[Answer, ...]:
 
 
 def _like(given: Sequence[Any], mistake: Answer, cases: Sequence[tuple[Any, ...]]) -> bool:
-    return all(same(came, plain(mistake(*copy.deepcopy(case)))) for came, case in zip(given, cases, strict=True))
+    """Whether the results are the mistake's; where it divides by zero, the answer may do whatever it likes."""
+    for came, case in zip(given, cases, strict=True):
+        with contextlib.suppress(ZeroDivisionError):
+            if not same(came, plain(mistake(*copy.deepcopy(case)))):
+                return False
+    return True
 
 
 def tried(function: Answer, case: tuple[Any, ...]) -> Any:

@@ -8,6 +8,7 @@ client ─▶ a witness that notes each handshake, message and end ─▶ the re
 import asyncio
 import json
 import random
+import struct
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -131,7 +132,8 @@ def _first_difference(text: str, key: bytes, got: Any, wanted: bytes) -> str:
     size = len(text.encode())
     longer = ": such a length needs the longer field" if size > framing.SHORT else ""
     if isinstance(got, Exception):
-        return f"it fails{longer}. {explained(got)}"
+        too_long = isinstance(got, (OverflowError, ValueError, struct.error)) and not isinstance(got, UnicodeError)
+        return f"it fails{longer if too_long else ''}. {explained(got)}"
     if got is None:
         return "it gives None: is there a `return`?"
     if not isinstance(got, bytes):
@@ -143,7 +145,7 @@ def _first_difference(text: str, key: bytes, got: Any, wanted: bytes) -> str:
     if place == len(wanted):
         return f"it gives {len(got)}, and should give {len(wanted)}: what comes after the payload?"
     is_now = f"is 0x{got[place]:02x}" if place < len(got) else "is missing"
-    hint = longer if place == 1 and place < len(got) and got[1] & 127 not in (126, 127) and got[1] & 128 else ""
+    hint = longer if place == 1 and place < len(got) and got[1] == (128 | size) & 255 != 255 else ""
     return f"byte {place} ({_part(place, wanted, size, key)}) {is_now}, and should be 0x{wanted[place]:02x}{hint}."
 
 
@@ -182,6 +184,7 @@ class Evidence:
     raised: BaseException | None = None
     begin: float = 0.0
     ended: float | None = None
+    over: float = OVER  # when it ended, or was ended (s)
 
     @property
     def now(self) -> float:
@@ -264,8 +267,11 @@ def tried_out(client: Client) -> Evidence:
 
     async def watched(url: str, log: ClientLog) -> None:
         evidence.log = log
-        await follows(url, log)
-        evidence.ended = evidence.now
+        try:
+            await follows(url, log)
+            evidence.ended = evidence.now
+        finally:
+            evidence.over = evidence.now
 
     async def main(net: Net) -> Run:
         app = websocket.create_app(Feed())
@@ -402,6 +408,8 @@ def _deaf(evidence: Evidence) -> str | None:
             return (
                 f"It was deaf for {min(end, OVER) - DARK:.0f} s: the path died unannounced, and no heartbeat noticed."
             )
+    if ends and (missed := evidence.over - ends[-1]) > LONGEST:
+        return f"After the end at {ends[-1]:.0f} s it did not come back in {missed:.0f} s: is its pause too long?"
     pauses = [(end, start - end) for end, start in zip(ends, starts[1:], strict=False)]
     for end, pause in pauses:
         if pause > LONGEST:
@@ -447,6 +455,10 @@ def _delivers_wrongly(evidence: Evidence) -> str | None:
         if skipped := [c for c in returned if c.sent and set(range(1, c.sent[0][0])) - sent]:
             return f"{run.lost} of {run.expected} updates were lost: {skipped[0].after!r} was not the last cursor."
         return f"{run.lost} of {run.expected} updates were sent, and not handed over: `log.deliver(update)` for each."
+    if len(returned) > 2 and len({connection.after for connection in evidence.ours}) == 1:
+        return (
+            "Each connection brings everything again, which is then dropped: the cursor must move with every message."
+        )
     if run.out_of_order:
         return f"{run.out_of_order} updates were handed over after a later one: keep the order in which they come."
     return None

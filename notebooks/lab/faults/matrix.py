@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from lab.bench.result import VIRTUAL, seconds
 from lab.faults.catalogue import FAULTS, UPGRADE, Fault
@@ -184,10 +185,16 @@ class Matrix(Mapping[tuple[str, str], Cell]):
         """Hold guesses against the runs: for each fault a letter per subject, "." or nothing for one left blank.
 
         `seen` says who notices: n(obody), c(lient), s(erver), b(oth); `lost`, whether a client without a cursor loses
-        anything: y or n. Raises ValueError, in one line, for a guess that says neither.
+        anything: y or n. A guess that says neither is not judged, and is told so.
         """
-        letters = [*_letters("who notices", seen, "ncsb", self), *_letters("what is lost", lost, "yn", self)]
-        return Judgement([_judged(self, *guess) for guess in letters])
+        judged, odd = list[Judged](), list[str]()
+        for what, guesses, known in (("who notices", seen, "ncsb"), ("what is lost", lost, "yn")):
+            for fault, text in guesses.items():
+                try:
+                    judged += [_judged(self, what, fault, *guess) for guess in _letters(what, fault, text, known, self)]
+                except ValueError as refused:
+                    odd.append(str(refused))
+        return Judgement(judged, odd)
 
 
 @dataclass(frozen=True)
@@ -201,10 +208,13 @@ class Judged:
 
 
 class Judgement:
-    """All guesses that were made; those that were wrong show themselves, each with the cell to open."""
+    """All guesses that were made; those that were wrong show themselves, each with the cell to open.
 
-    def __init__(self, judged: list[Judged]) -> None:
-        self.judged = judged
+    `odd` says of what could not be judged, a sentence each, why.
+    """
+
+    def __init__(self, judged: list[Judged], odd: list[str]) -> None:
+        self.judged, self.odd = judged, odd
 
     @property
     def wrong(self) -> list[Judged]:
@@ -219,23 +229,20 @@ class Judgement:
         return f"{len(self.judged) - len(self.wrong)} of {len(self.judged)} guesses are right"
 
     def __repr__(self) -> str:
-        return "\n".join([self.score, *(f"✗ {guess.text}" for guess in self.wrong)])
+        return "\n".join([self.score, *(f"✗ {guess.text}" for guess in self.wrong), *self.odd])
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{html.escape(guess.text)}</li>" for guess in self.wrong)
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in [*(guess.text for guess in self.wrong), *self.odd])
         return f"<p>{html.escape(self.score)}</p>" + (f"<ul>{items}</ul>" if items else "")
 
 
-def _letters(what: str, guesses: Mapping[str, str], known: str, matrix: Matrix) -> Iterator[tuple[str, str, str, str]]:
-    for fault, text in guesses.items():
-        if fault not in matrix.rows:
-            raise ValueError(f"{what}: no fault is called {fault!r}")
-        letters, subjects = str(text).replace(" ", "").lower(), list(matrix.rows[fault])
-        if len(letters) > len(subjects) or set(letters) - set(f"{known}."):
-            raise ValueError(f"{what}, {fault}: {len(subjects)} letters of {known!r}, or dots, not {text!r}")
-        for subject, letter in zip(subjects, letters, strict=False):
-            if letter != ".":
-                yield what, fault, subject, letter
+def _letters(what: str, fault: str, text: Any, known: str, matrix: Matrix) -> list[tuple[str, str]]:
+    if fault not in matrix.rows:
+        raise ValueError(f"{what}: no fault is called {fault!r}")
+    letters, subjects = str("" if text is None else text).replace(" ", "").lower(), list(matrix.rows[fault])
+    if len(letters) > len(subjects) or set(letters) - set(f"{known}."):
+        raise ValueError(f"{what}, {fault}: {len(subjects)} letters of {known!r}, or dots, not {text!r}")
+    return [guess for guess in zip(subjects, letters, strict=False) if guess[1] != "."]
 
 
 def _judged(matrix: Matrix, what: str, fault: str, subject: str, letter: str) -> Judged:

@@ -2,11 +2,15 @@
 
 import html
 import inspect
+import math
+import textwrap
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
+HUGE = 1e15  # from here on a number is shown by its power of ten
 MANY = 6  # entries of a row of evidence that are shown
 
 
@@ -26,7 +30,7 @@ class Source:
 class Comparison:
     """Rows of numbers under common heads; what a cell prints to hold a guess, a law and a measurement together.
 
-    A guess may be a word: it is shown as it is, and a line below says that a number can be compared.
+    A guess may be anything: it is shown as it is, and if it is no number, a line below says that those can be compared.
     """
 
     def __init__(self, **columns: Mapping[str, Any]) -> None:
@@ -34,7 +38,8 @@ class Comparison:
         self.heads = tuple(columns)
         names = dict.fromkeys(name for column in columns.values() for name in column)
         self.rows = [(name, *(_cell(column.get(name)) for column in columns.values())) for name in names]
-        words = [str(value) for value in columns.get("guess", {}).values() if isinstance(value, str) and value]
+        guesses = [value for head, column in columns.items() if head.startswith("guess") for value in column.values()]
+        words = [_cell(value) for value in guesses if not _is_number(value) and _cell(value)]
         is_no = "is no number" if len(words) == 1 else "are no numbers"
         self.note = f"{', '.join(f'“{word}”' for word in words)} {is_no}: only those can be compared." if words else ""
 
@@ -98,14 +103,29 @@ def _html(heads: tuple[str, ...], rows: list[tuple[str, ...]], *, mark: bool = F
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else _number(value)
+    if isinstance(value, str):
+        return value
+    return _number(value) if _is_number(value) or isinstance(value, float) else textwrap.shorten(repr(value), 30)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one real number, however large, and whoever made it."""
+    if isinstance(value, (str, bytes)) or (isinstance(value, np.ndarray) and value.ndim):
+        return False
+    try:
+        return not math.isnan(value)
+    except (TypeError, ValueError):
+        return False
+    except OverflowError:
+        return True
 
 
 def _number(value: Any) -> str:
     if isinstance(value, (int, np.integer)):
-        return f"{value:,}"
+        whole = int(value)
+        return f"{whole:,}" if abs(whole) < HUGE else f"{Decimal(whole):.2e}"
     value = float(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < HUGE else f"{value:.3g}"
 
 
 def _evidence(value: Any) -> str:
