@@ -77,7 +77,7 @@ def test_ci_runs_at_the_lower_end() -> None:
     ],
 )
 def test_what_failed_is_run_once_more_if_it_is_little(
-    tmp_path: Path, failing: dict[str, str], status: int, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: dict[str, str], status: int, said: str
 ) -> None:
     """What fails again fails, and so does much at once; a test that a busy machine broke is named."""
     (tmp_path / "pytest.ini").touch()
@@ -86,6 +86,8 @@ def test_what_failed_is_run_once_more_if_it_is_little(
         flaky = "    there = Path(__file__).with_suffix('.ran')\n    first = not there.exists()\n    there.touch()\n"
         ends = "    assert not first\n" if when == "once" else "    raise AssertionError\n"
         (tmp_path / f"test_{name}.py").write_text(f"from pathlib import Path\n\ndef test():\n{flaky}{ends}")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # it starts sooner without
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytest_here = [sys.executable, "-m", "pytest", "-q"]
     assert subprocess.run(pytest_here, cwd=tmp_path, capture_output=True, check=False).returncode == 1
     again = [sys.executable, str(ROOT / ".ci" / "once-more"), ".pytest_cache", *pytest_here]
