@@ -37,7 +37,7 @@ def longest_interval(function: Callable[[float, float], float]) -> Verdict:
 
 INTERVALS = (10.0, 0.5, 60.0)  # s
 DRAWS = 2000  # for each of them
-OFF = 0.005  # of the interval: so far the mean of an even draw strays once in ten thousand times
+OFF = 0.0065  # of the interval: 5 standard deviations of the mean of an even draw
 LUMPS = 100  # different ones among them; with so few the herd stays in lumps
 
 
