@@ -406,9 +406,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        cycle.__class__ = (
-            UnframedCycle if cycle.scope["http_version"] == "1.0" else Cycle
-        )  # uvicorn makes its own by name
+        # uvicorn makes its own by name
+        cycle.__class__ = UnframedCycle if cycle.scope["http_version"] == "1.0" else Cycle
         if self.ended:
             cast(Cycle, cycle).leave()
         super()._start_asgi_task(cycle, app)

@@ -514,6 +514,7 @@ def test_a_mistake_is_named_only_if_it_is_the_only_one() -> None:
     cases = [(1,), (3,)]
     assert compared(lambda n: 0, lambda n: n, twice, cases, "").text == "zero"
     assert compared(lambda n: 2 * n, lambda n: n, twice, cases, "").text == "For 1 it gives 2, and should give 1."
+    assert "divided" not in compared(lambda n: 0, lambda n: n, {"divided": lambda n: n / 0}, cases, "").text
 
 
 def stub_with_words(*_: Any) -> Any:

@@ -75,6 +75,7 @@ def test_ci_runs_at_the_lower_end() -> None:
         ({"a": "once", "b": "always"}, 1, "once more: test_a.py test_b.py\n"),
         ({"a": "once", "b": "once", "c": "once"}, 1, ""),
     ],
+    ids=["once", "again", "much"],
 )
 def test_what_failed_is_run_once_more_if_it_is_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: dict[str, str], status: int, said: str

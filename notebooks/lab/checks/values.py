@@ -25,13 +25,9 @@ def plain(value: Any) -> Any:
     """
     if hasattr(value, "tolist"):  # numpy's arrays and scalars; some of these have no counterpart in Python
         given = value.tolist()
-        return (
-            plain(given)
-            if type(given) is not type(value)
-            else float(given)
-            if isinstance(given, numbers.Real)
-            else given
-        )
+        if type(given) is not type(value):
+            return plain(given)
+        return float(given) if isinstance(given, numbers.Real) else given
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
         return value
     if isinstance(value, (Decimal, numbers.Real)):

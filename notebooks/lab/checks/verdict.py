@@ -139,12 +139,12 @@ def _several(functions: Answer | tuple[Answer, ...]) -> tuple[Answer, ...]:
 
 
 def _like(given: Sequence[Any], mistake: Answer, cases: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether the results are the mistake's; where it divides by zero, the answer may do whatever it likes."""
+    """Whether the results are the mistake's, as far as it has any: dividing by zero, an answer may do what it likes."""
+    alike = []
     for came, case in zip(given, cases, strict=True):
         with contextlib.suppress(ZeroDivisionError):
-            if not same(came, plain(mistake(*copy.deepcopy(case)))):
-                return False
-    return True
+            alike.append(same(came, plain(mistake(*copy.deepcopy(case)))))
+    return bool(alike) and all(alike)
 
 
 def tried(function: Answer, case: tuple[Any, ...]) -> Any:
